@@ -1,0 +1,1 @@
+"""isocenter: deep learning for medical images that configures itself."""

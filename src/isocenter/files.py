@@ -1,0 +1,106 @@
+"""Files that are either whole or absent: written beside, synced, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from isocenter.errors import IsocenterError, RunFailed
+
+
+@contextlib.contextmanager
+def written_whole(path: Path, suffix: str = "") -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success sync it and rename it over `path`.
+
+    Args:
+        path: The file to be written.
+        suffix: How the temporary name must end, for writers that look at it.
+
+    Raises:
+        RunFailed: The disk is full, or the folder cannot be written to.
+    """
+    path = Path(path)
+    with as_fault(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
+        os.close(handle)
+    beside = Path(name)
+    try:
+        with as_fault(path):
+            yield beside
+            _sync(beside)
+            beside.chmod(0o666 & ~_umask())
+            os.replace(beside, path)
+            _sync(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def as_fault(path: Path) -> Iterator[None]:
+    """Turn an operating-system error about `path` into a fault with a cure."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunFailed(
+                "the disk is full.", where=path, cure="Free some space; what was whole before is kept."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise RunFailed(
+                "no permission to write here.", where=path, cure="Choose another output folder."
+            ) from error
+        raise IsocenterError(str(error.strerror or error), where=path) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text whole or not at all."""
+    with written_whole(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes whole or not at all."""
+    with written_whole(path) as beside:
+        beside.write_bytes(content)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write indented JSON whole or not at all; NaN is written as null by the caller, never here."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal."""
+    with path.open("rb") as stream:
+        return _digest(stream)
+
+
+def _digest(stream: BinaryIO) -> str:
+    return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+    try:
+        handle = os.open(path, flags)
+    except PermissionError:  # Windows cannot open a folder; its rename is already ordered
+        return
+    try:
+        with contextlib.suppress(*((OSError,) if os.name == "nt" else ())):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,510 @@
+"""The nouns on disk: datasets, fingerprints, plans, runs and scores, as records that refuse unknown keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, field_validator, model_validator
+
+from isocenter import files
+from isocenter.errors import BadPlan, IsocenterError, suggestion
+
+
+class Record(BaseModel):
+    """A frozen value that crosses disk or network; an unknown key is an error with a suggestion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, content: object, where: object = None) -> Self:
+        """Validate plain data.
+
+        Raises:
+            BadPlan: A key is unknown, missing or of the wrong type; the message names it.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise BadPlan(_explain(cls, error), where=where) from error
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the record from a JSON file.
+
+        Raises:
+            BadPlan: The file is absent, is not JSON, or does not fit the record.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadPlan(f"cannot be read ({error.__class__.__name__}).", where=path) from error
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise BadPlan(_explain(cls, error), where=path) from error
+
+    def save(self, path: Path) -> None:
+        """Write the record as indented JSON, whole or not at all."""
+        files.write_text(Path(path), self.model_dump_json(indent=2) + "\n")
+
+    def changed(self, **values: Any) -> Self:
+        """A validated copy with some values replaced."""
+        return self.parse({**dict(self), **values})
+
+
+# ---------------------------------------------------------------------------------------------- the data
+
+
+class Channel(Record):
+    """One input channel or view; the modality decides how it is normalised (`ct` is absolute)."""
+
+    name: str
+    modality: str = "other"
+
+
+class Label(Record):
+    """A structure to be found: the integer values that make it up in the user's files."""
+
+    name: str
+    values: tuple[int, ...]
+
+    @field_validator("values")
+    @classmethod
+    def _some(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if not values:
+            raise ValueError("a label needs at least one value")
+        return values
+
+
+class Case(Record):
+    """One unit of judgement: its inputs by role (a missing channel is None) and its truth.
+
+    Files are given relative to the dataset's root, with `/`, or absolute. `folder::UID` names one DICOM
+    series of a folder.
+    """
+
+    id: str
+    patient: str
+    group: str | None = None
+    split: Literal["train", "validation", "test"] | None = None
+    inputs: dict[str, tuple[str | None, ...]]
+    truth: dict[str, JsonValue] = {}
+
+
+class Dataset(Record):
+    """Cases in the user's own files, with the names of their channels and labels."""
+
+    name: str
+    root: str
+    layout: str
+    task: str
+    channels: tuple[Channel, ...]
+    labels: tuple[Label, ...] = ()
+    paint: tuple[int, ...] = ()
+    ignore: int | None = None
+    cases: tuple[Case, ...]
+    reference: str = ""
+    licence: str = ""
+
+    @property
+    def regions(self) -> bool:
+        """Whether labels overlap (nested regions), so that each is its own yes-or-no question."""
+        return regions(self.labels)
+
+    def path(self, file: str) -> Path:
+        """Where a case's file lies."""
+        return Path(self.root) / file
+
+    def case(self, case_id: str) -> Case:
+        """The case of that id."""
+        for case in self.cases:
+            if case.id == case_id:
+                return case
+        raise IsocenterError(f"there is no case '{case_id}'.", where=self.root)
+
+
+def regions(labels: tuple[Label, ...]) -> bool:
+    """Whether any value belongs to more than one label."""
+    values = [value for label in labels for value in set(label.values)]
+    return len(values) != len(set(values))
+
+
+class Finding(Record):
+    """Something `check` saw: how grave, in which file, what is wrong, what to do."""
+
+    level: Literal["error", "warning"]
+    where: str
+    what: str
+    cure: str
+
+
+# ---------------------------------------------------------------------------------------------- the fingerprint
+
+
+class Intensities(Record):
+    """Statistics of one channel's voxels inside the foreground (all labelled voxels), over the cases."""
+
+    channel: str
+    modality: str
+    mean: float
+    sd: float
+    median: float
+    low: float
+    high: float
+    minimum: float
+    maximum: float
+
+
+class CaseMeasure(Record):
+    """What was measured of one case; volumes in voxels by label, components by label."""
+
+    id: str
+    shape: tuple[int, ...]
+    cropped_shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    voxels: dict[str, int] = {}
+    components: dict[str, int] = {}
+    content: str = ""
+
+
+class Fingerprint(Record):
+    """The dataset, measured once. Shapes and spacings are in array order (z, y, x) or (y, x)."""
+
+    task: str
+    dataset: str
+    dims: Literal[1, 2, 3]
+    channels: tuple[Channel, ...]
+    labels: tuple[Label, ...] = ()
+    paint: tuple[int, ...] = ()
+    ignore: int | None = None
+    intensities: tuple[Intensities, ...]
+    cases: tuple[CaseMeasure, ...]
+    median_shape: tuple[float, ...]
+    median_spacing_mm: tuple[float, ...]
+    crop_share: float = 1.0
+    seconds: float = 0.0
+
+
+# ---------------------------------------------------------------------------------------------- the plan
+
+
+class Budget(Record):
+    """Wall time from start to weights, per fold, in seconds; or a number of epochs. Exactly one is set."""
+
+    seconds: float | None = None
+    epochs: int | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.seconds is None) == (self.epochs is None):
+            raise ValueError("give either a time or a number of epochs")
+        if (self.seconds or self.epochs or 0) <= 0:
+            raise ValueError("the budget must be positive")
+        return self
+
+    @classmethod
+    def read(cls, text: str) -> Budget:
+        """Read `90s`, `15m`, `2h`, `1.5d` or `250 epochs`.
+
+        Raises:
+            BadPlan: The text is none of these.
+        """
+        found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", text.lower())
+        units = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+        if found and found[2] in units and float(found[1]) > 0:
+            return cls(seconds=float(found[1]) * units[found[2]])
+        if found and found[2] in ("epoch", "epochs") and float(found[1]).is_integer() and float(found[1]) > 0:
+            return cls(epochs=int(float(found[1])))
+        raise BadPlan(f"'{text}' is not a budget.", cure="Write for example 15m, 2h, 1d or '250 epochs'.")
+
+    def __str__(self) -> str:
+        if self.epochs is not None:
+            return f"{self.epochs} epochs"
+        seconds = self.seconds or 0.0
+        for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+            if seconds >= size:
+                return f"{seconds / size:g}{unit}"
+        return f"{seconds:g}s"
+
+    def share(self, part: float) -> Budget:
+        """The given part of this budget, for one of several stages."""
+        if self.epochs is not None:
+            return self.changed(epochs=max(1, round(self.epochs * part)))
+        return self.changed(seconds=(self.seconds or 0.0) * part)
+
+
+class Machine(Record):
+    """Where a plan was made and what it measured there."""
+
+    device: Literal["cpu", "cuda", "mps"]
+    name: str
+    cores: int
+    memory_gb: float
+    accelerator_gb: float = 0.0
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class Section(Record):
+    """A group of decisions; `why` holds the reason beside each."""
+
+    why: dict[str, str] = {}
+
+
+class Geometry(Section):
+    """The grid the network sees: spacing in mm, patch in voxels, in array order."""
+
+    dims: Literal[1, 2, 3]
+    spacing_mm: tuple[float, ...]
+    median_shape: tuple[int, ...]
+    patch: tuple[int, ...]
+    anisotropic_axis: int | None = None
+    image_order: int = 3
+    through_order: int = 0
+
+
+class ChannelScheme(Record):
+    """How one channel's intensities are brought to order: see `parts/rules/normalisation.py`."""
+
+    channel: str
+    scheme: Literal["ct", "zscore", "unit", "none"]
+    mean: float = 0.0
+    sd: float = 1.0
+    low: float = 0.0
+    high: float = 1.0
+
+
+class Normalisation(Section):
+    """One scheme per channel; with `nonzero`, statistics are taken where the image is not zero."""
+
+    channels: tuple[ChannelScheme, ...]
+    nonzero: bool = False
+
+
+class Network(Section):
+    """The shape of an encoder-decoder: per level its features, kernel, stride and number of convolutions."""
+
+    features: tuple[int, ...]
+    kernels: tuple[tuple[int, ...], ...]
+    strides: tuple[tuple[int, ...], ...]
+    convolutions: tuple[int, ...]
+    decoder_convolutions: tuple[int, ...]
+    norm: Literal["instance", "batch", "none"] = "instance"
+    activation: Literal["leaky_relu", "relu"] = "leaky_relu"
+    deep_supervision: bool = True
+
+
+class Training(Section):
+    """How the weights are learnt. `steps_per_epoch` counts optimiser steps; an epoch is one pass over the cases."""
+
+    budget: Budget
+    batch: int
+    steps_per_epoch: int
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 1e-2
+    weight_decay: float = 3e-5
+    momentum: float = 0.99
+    warmup: float = 0.0
+    power: float = 0.9
+    clip: float = 12.0
+    average: float = 0.0
+    foreground_share: float = 0.33
+    batch_dice: bool = False
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    channels_last: bool = True
+    compile: bool = False
+    seconds_per_step: float = 0.0
+
+
+class Augmentation(Section):
+    """Probabilities and ranges; see `parts/augment`. Rotation in degrees, elastic displacement in voxels."""
+
+    rotation: tuple[float, ...] = ()
+    rotation_probability: float = 0.2
+    scale: tuple[float, float] = (0.7, 1.4)
+    scale_probability: float = 0.2
+    elastic: float = 0.0
+    elastic_spacing: float = 16.0
+    elastic_probability: float = 0.0
+    mirror: tuple[int, ...] = ()
+    noise: float = 0.1
+    noise_probability: float = 0.1
+    blur: tuple[float, float] = (0.5, 1.0)
+    blur_probability: float = 0.2
+    brightness: tuple[float, float] = (0.75, 1.25)
+    brightness_probability: float = 0.15
+    contrast: tuple[float, float] = (0.75, 1.25)
+    contrast_probability: float = 0.15
+    low_resolution: tuple[float, float] = (0.5, 1.0)
+    low_resolution_probability: float = 0.25
+    gamma: tuple[float, float] = (0.7, 1.5)
+    gamma_probability: float = 0.3
+    gamma_inverted_probability: float = 0.1
+
+
+class Prediction(Section):
+    """How tiles become an answer: overlap as a share of the tile, axes that are mirrored and averaged."""
+
+    overlap: float = 0.5
+    mirror: tuple[int, ...] = ()
+    batch: int = 1
+    border: Literal["constant", "mirror"] = "constant"
+
+
+class Stage(Record):
+    """One trained network. `after` names the stage whose out-of-fold answers are further inputs."""
+
+    name: str
+    after: str | None = None
+    geometry: Geometry
+    normalisation: Normalisation
+    network: Network
+    training: Training
+    augmentation: Augmentation
+    prediction: Prediction
+
+
+class Fold(Record):
+    """Case ids: learnt from, used for choices, and kept back to be scored. Patients never straddle."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+class Plan(Record):
+    """Everything that is decided before training, each value with its reason."""
+
+    isocenter: str
+    task: str
+    method: str
+    seed: int
+    budget: Budget
+    machine: Machine
+    dims: Literal[1, 2, 3]
+    channels: tuple[Channel, ...]
+    labels: tuple[Label, ...] = ()
+    paint: tuple[int, ...] = ()
+    ignore: int | None = None
+    stages: tuple[Stage, ...]
+    folds: tuple[Fold, ...]
+    settings: dict[str, JsonValue] = {}
+    why: dict[str, str] = {}
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise BadPlan(
+            f"the plan has no stage '{name}'.", cure=suggestion(name, [s.name for s in self.stages])
+        )
+
+
+# ---------------------------------------------------------------------------------------------- the results
+
+
+class Interval(Record):
+    """A mean with its 95 % bootstrap interval over `n` patients; null where nothing is defined."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+class CaseScore(Record):
+    """One case's measures by label; an undefined measure is null."""
+
+    case: str
+    patient: str
+    group: str | None = None
+    fold: int | None = None
+    values: dict[str, dict[str, float | None]]
+    seconds: float | None = None
+    failure: str | None = None
+
+
+class Scores(Record):
+    """One row per case, and per label and measure the mean with its interval."""
+
+    task: str
+    cases: tuple[CaseScore, ...]
+    summary: dict[str, dict[str, Interval]]
+    groups: dict[str, dict[str, dict[str, Interval]]] = {}
+    rules: dict[str, str] = {}
+
+
+class Choice(Record):
+    """What cross-validation decided: which stages are averaged, and how answers are cleaned up."""
+
+    members: tuple[str, ...]
+    tuned: dict[str, JsonValue] = {}
+    why: dict[str, str] = {}
+
+
+class Card(Record):
+    """The literal at the head of a method's file: what it is and what its authors printed."""
+
+    title: str
+    reference: str
+    row: str
+    summary: str
+    published: dict[str, str] = {}
+
+
+# ---------------------------------------------------------------------------------------------- messages
+
+
+def _explain(record: type[BaseModel], error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors()[:3]:
+        key = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            known = _known_keys(record, fault["loc"][:-1])
+            lines.append(f"'{key}' is not a known key. {suggestion(str(fault['loc'][-1]), known)}")
+        else:
+            lines.append(f"'{key or 'content'}': {fault['msg']}.")
+    return " ".join(lines)
+
+
+def _known_keys(record: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """The keys of the record that `place` leads to, following lists and nested records."""
+    current: Any = record
+    for part in place:
+        if isinstance(part, int):
+            continue
+        field = current.model_fields.get(part) if hasattr(current, "model_fields") else None
+        if field is None:
+            return []
+        current = _record_within(field.annotation)
+        if current is None:
+            return []
+    return list(current.model_fields)
+
+
+def _record_within(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for part in getattr(annotation, "__args__", ()):
+        found = _record_within(part)
+        if found is not None:
+            return found
+    return None
+
+
+def override(content: Mapping[str, Any], key: str, value: JsonValue) -> dict[str, Any]:
+    """A copy of nested plain data with the value at the dotted `key` replaced and its reason noted."""
+    head, _, rest = key.partition(".")
+    copy = dict(content)
+    if rest:
+        inner = copy.get(head)
+        copy[head] = override(inner if isinstance(inner, Mapping) else {}, rest, value)
+    else:
+        copy[head] = value
+        if isinstance(copy.get("why"), Mapping):
+            copy["why"] = {**copy["why"], head: "Set by the user."}
+    return copy
