@@ -10,7 +10,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from isocenter.errors import IsocenterError, RunFailed
 
@@ -37,7 +36,7 @@ def written_whole(path: Path, suffix: str = "") -> Iterator[Path]:
             yield beside
             _sync(beside)
             beside.chmod(0o666 & ~_umask())
-            os.replace(beside, path)
+            beside.replace(path)
             _sync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
@@ -80,11 +79,7 @@ def write_json(path: Path, content: object) -> None:
 def digest(path: Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal."""
     with path.open("rb") as stream:
-        return _digest(stream)
-
-
-def _digest(stream: BinaryIO) -> str:
-    return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

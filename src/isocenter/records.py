@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, field_validator, model_validator
 
@@ -56,7 +56,7 @@ class Record(BaseModel):
         return self.parse({**dict(self), **values})
 
 
-# ---------------------------------------------------------------------------------------------- the data
+# --------------------------------------------------------------------------------------------------- the data
 
 
 class Channel(Record):
@@ -142,7 +142,7 @@ class Finding(Record):
     cure: str
 
 
-# ---------------------------------------------------------------------------------------------- the fingerprint
+# -------------------------------------------------------------------------------------------- the fingerprint
 
 
 class Intensities(Record):
@@ -189,7 +189,7 @@ class Fingerprint(Record):
     seconds: float = 0.0
 
 
-# ---------------------------------------------------------------------------------------------- the plan
+# --------------------------------------------------------------------------------------------------- the plan
 
 
 class Budget(Record):
@@ -216,7 +216,7 @@ class Budget(Record):
         found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", text.lower())
         units = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
         if found and found[2] in units and float(found[1]) > 0:
-            return cls(seconds=float(found[1]) * units[found[2]])
+            return cls.parse({"seconds": float(found[1]) * units[found[2]]})
         if found and found[2] in ("epoch", "epochs") and float(found[1]).is_integer() and float(found[1]) > 0:
             return cls(epochs=int(float(found[1])))
         raise BadPlan(f"'{text}' is not a budget.", cure="Write for example 15m, 2h, 1d or '250 epochs'.")
@@ -294,11 +294,12 @@ class Network(Section):
     decoder_convolutions: tuple[int, ...]
     norm: Literal["instance", "batch", "none"] = "instance"
     activation: Literal["leaky_relu", "relu"] = "leaky_relu"
+    pooling: Literal["stride", "max"] = "stride"
     deep_supervision: bool = True
 
 
 class Training(Section):
-    """How the weights are learnt. `steps_per_epoch` counts optimiser steps; an epoch is one pass over the cases."""
+    """How the weights are learnt; `steps_per_epoch` optimiser steps are one pass over the cases."""
 
     budget: Budget
     batch: int
@@ -404,7 +405,7 @@ class Plan(Record):
         )
 
 
-# ---------------------------------------------------------------------------------------------- the results
+# ------------------------------------------------------------------------------------------------ the results
 
 
 class Interval(Record):
@@ -456,7 +457,7 @@ class Card(Record):
     published: dict[str, str] = {}
 
 
-# ---------------------------------------------------------------------------------------------- messages
+# --------------------------------------------------------------------------------------------------- messages
 
 
 def _explain(record: type[BaseModel], error: ValidationError) -> str:
@@ -465,35 +466,38 @@ def _explain(record: type[BaseModel], error: ValidationError) -> str:
         key = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
             known = _known_keys(record, fault["loc"][:-1])
-            lines.append(f"'{key}' is not a known key. {suggestion(str(fault['loc'][-1]), known)}")
+            hint = suggestion(str(fault["loc"][-1]), known) if known else ""
+            lines.append(f"'{key}' is not a known key. {hint}".rstrip())
         else:
             lines.append(f"'{key or 'content'}': {fault['msg']}.")
     return " ".join(lines)
 
 
 def _known_keys(record: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
-    """The keys of the record that `place` leads to, following lists and nested records."""
-    current: Any = record
+    """The keys of the record that `place` leads to, following lists, mappings and nested records."""
+    annotation: Any = record
     for part in place:
-        if isinstance(part, int):
-            continue
-        field = current.model_fields.get(part) if hasattr(current, "model_fields") else None
-        if field is None:
-            return []
-        current = _record_within(field.annotation)
-        if current is None:
-            return []
-    return list(current.model_fields)
+        annotation = _inside(annotation, part)
+    return list(annotation.model_fields) if _is_record(annotation) else []
 
 
-def _record_within(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for part in getattr(annotation, "__args__", ()):
-        found = _record_within(part)
-        if found is not None:
-            return found
-    return None
+def _inside(annotation: Any, part: int | str) -> Any:
+    """The type of what lies at `part` of a value of the annotated type; None where it has no parts."""
+    if _is_record(annotation):
+        field = annotation.model_fields.get(str(part))
+        return None if field is None else field.annotation
+    choices = get_args(annotation)
+    origin = get_origin(annotation)
+    if origin in (tuple, list):
+        return choices[0]
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return choices[1]
+    inner = (_inside(choice, part) for choice in choices)
+    return next((found for found in inner if found is not None), None)
+
+
+def _is_record(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def override(content: Mapping[str, Any], key: str, value: JsonValue) -> dict[str, Any]:
