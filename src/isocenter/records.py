@@ -96,7 +96,12 @@ class Case(Record):
 
 
 class Dataset(Record):
-    """Cases in the user's own files, with the names of their channels and labels."""
+    """Cases in the user's own files, with the names of their channels and labels.
+
+    With `objects`, truth files number single objects (1, 2, 3 ...): read through
+    `images.layouts.read_truth`, any value above zero counts as 1. `folds` are those the dataset brings along;
+    without them the plan draws its own.
+    """
 
     name: str
     root: str
@@ -106,7 +111,9 @@ class Dataset(Record):
     labels: tuple[Label, ...] = ()
     paint: tuple[int, ...] = ()
     ignore: int | None = None
+    objects: bool = False
     cases: tuple[Case, ...]
+    folds: tuple[Fold, ...] = ()
     reference: str = ""
     licence: str = ""
 
