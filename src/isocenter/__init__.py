@@ -1,1 +1,238 @@
-"""isocenter: deep learning for medical images that configures itself."""
+"""isocenter: deep learning for medical images that configures itself.
+
+The verbs are those of the command line. Each imports what it needs when it is called, so that
+`import isocenter` costs nothing:
+
+    isocenter.train("hippocampus", "run", budget="15m")
+    isocenter.report("run")
+    isocenter.load("run").predict("scan.nii.gz")
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from isocenter.pipeline.predict import Model
+    from isocenter.records import Dataset, Plan, Scores
+
+__version__ = "0.1.0"
+
+__all__ = ["evaluate", "load", "open", "plan", "predict", "report", "train"]
+
+#: What is used where neither the user nor a plan says.
+DEFAULT_METHOD = "segmentation/nnunet"
+DEFAULT_BUDGET = "1h"
+
+
+def open(data: str | os.PathLike[str], *, task: str | None = None) -> Dataset:  # noqa: A001 - the verb's name
+    """Open a dataset in place, in whatever layout people have it.
+
+    Args:
+        data: A folder (MSD, nnU-Net, BIDS, `images/` and `labels/`), its `dataset.json`, or a CSV manifest.
+        task: The question to be asked of the images, where the dataset does not say it.
+
+    Raises:
+        BadDataset: No layout fits, or the dataset contradicts itself.
+    """
+    from isocenter.images.layouts import open_dataset
+
+    return open_dataset(Path(data), task)
+
+
+def plan(
+    data: str | os.PathLike[str] | Dataset,
+    *,
+    method: str = DEFAULT_METHOD,
+    budget: str = DEFAULT_BUDGET,
+    out: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    task: str | None = None,
+) -> Plan:
+    """Measure a dataset and decide everything that training needs, each value with its reason.
+
+    Args:
+        data: An opened dataset, or what `open` takes.
+        method: A key of the catalogue, or a method file of the user's own.
+        budget: Training time per fold: `15m`, `2h` or `250 epochs`.
+        out: A folder for `dataset.json`, `fingerprint.json` and `plan.json`; nothing is written without it.
+        seed: What chance starts from: folds, weights, augmentation.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        workers: Processes beside the main one; by default as many as there are free cores.
+        overrides: Values of the plan by dotted key, for example `{"training.batch": 4}`.
+        task: The question, where the dataset does not say it.
+
+    Raises:
+        BadDataset: The dataset cannot be measured.
+        BadPlan: The method, the budget or an override cannot be followed.
+    """
+    from isocenter.pipeline import fingerprint as measuring
+    from isocenter.pipeline import plan as planning
+    from isocenter.records import Budget
+
+    dataset = _dataset(data, task)
+    length = Budget.read(budget)
+    fingerprint = measuring.measure(dataset, workers=workers)
+    made = planning.make(dataset, fingerprint, method, length, seed=seed, overrides=overrides, device=device)
+    if out is not None:
+        for record, name in ((dataset, "dataset"), (fingerprint, "fingerprint"), (made, "plan")):
+            record.save(Path(out) / f"{name}.json")
+    return made
+
+
+def train(
+    data: str | os.PathLike[str] | Dataset,
+    out: str | os.PathLike[str],
+    *,
+    method: str | None = None,
+    budget: str | None = None,
+    folds: Sequence[int] | None = (0,),
+    start: str | os.PathLike[str] | None = None,
+    freeze: str | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    where: Literal["local", "ray"] = "local",
+    task: str | None = None,
+) -> Scores:
+    """Train a model, score it on the cases that it has not seen, and keep all of it in one folder.
+
+    Args:
+        data: An opened dataset, or what `open` takes.
+        out: The folder of the run; a `plan.json` that lies there is followed.
+        method: A key of the catalogue, or a method file of the user's own.
+        budget: Training time per fold: `15m`, `2h` or `250 epochs`.
+        folds: Which folds of the cross-validation to run; None for all.
+        start: A trained model folder to start from.
+        freeze: The part of the network that keeps the weights it starts with, for example `encoder`.
+        resume: Go on where the run in `out` was interrupted.
+        seed: What chance starts from: folds, weights, augmentation.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        workers: Processes beside the main one; by default as many as there are free cores.
+        overrides: Values of the plan by dotted key, for example `{"training.batch": 4}`.
+        where: Run the folds on this machine, or spread them over a Ray cluster.
+        task: The question, where the dataset does not say it.
+
+    Raises:
+        BadDataset: The dataset is not sound.
+        BadPlan: The method, the budget or an override cannot be followed.
+        RunFailed: Training had to stop; what it had reached is kept.
+    """
+    from isocenter.pipeline import train as stage
+
+    return stage.train(
+        _dataset(data, task),
+        Path(out),
+        method=method,
+        budget=budget,
+        folds=folds,
+        start=start,
+        freeze=freeze,
+        resume=resume,
+        seed=seed,
+        device=device,
+        workers=workers,
+        overrides=overrides,
+        where=where,
+    )
+
+
+def predict(
+    run: str | os.PathLike[str],
+    inputs: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    workers: int | None = None,
+    probabilities: bool = False,
+    uncertainty: bool = False,
+    mirror: bool | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Answer for new images, on their own grid and under their own names; give the files written.
+
+    Args:
+        run: A trained run or model folder.
+        inputs: Image files or folders, in any readable format.
+        out: The folder for the answers.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        workers: Processes beside the main one; by default as many as there are free cores.
+        probabilities: Also write the probability of each label.
+        uncertainty: Also write how unsure the model is at each voxel.
+        mirror: Average over mirrored images; None for what the plan says.
+        overwrite: Answer again where an answer exists.
+
+    Raises:
+        BadModel: The folder holds no model that can be loaded safely.
+        UnreadableFile: An image cannot be read whole.
+    """
+    from isocenter.pipeline import predict as stage
+
+    return stage.predict(
+        Path(run),
+        inputs,
+        Path(out),
+        device=device,
+        workers=workers,
+        probabilities=probabilities,
+        uncertainty=uncertainty,
+        mirror=mirror,
+        overwrite=overwrite,
+    )
+
+
+def evaluate(
+    answers: str | os.PathLike[str],
+    truths: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    task: str | None = None,
+) -> Scores:
+    """Score a folder of answers, from any tool, against the truth, and write `scores.json`.
+
+    Args:
+        answers: A folder of answers, matched to the truths by file name.
+        truths: A folder of truths, or a dataset.
+        out: The folder for `scores.json`.
+        task: What the files answer, where the truths do not say it.
+
+    Raises:
+        BadDataset: An answer has no truth, or lies on another grid.
+    """
+    from isocenter.pipeline import evaluate as stage
+
+    return stage.evaluate(Path(answers), Path(truths), Path(out), task=task)
+
+
+def report(run: str | os.PathLike[str]) -> Path:
+    """Write the report of a run, one page that opens offline, and give its path.
+
+    Raises:
+        IsocenterError: The folder holds no scores.
+    """
+    from isocenter.pipeline import report as stage
+
+    return stage.report(Path(run))
+
+
+def load(model: str | os.PathLike[str], *, device: str = "auto") -> Model:
+    """Load a trained model; `load(folder).predict("scan.nii.gz")` answers for one image.
+
+    Raises:
+        BadModel: The folder holds no model that can be loaded safely.
+    """
+    from isocenter.pipeline import predict as stage
+
+    return stage.load(Path(model), device=device)
+
+
+def _dataset(data: str | os.PathLike[str] | Dataset, task: str | None) -> Dataset:
+    return open(data, task=task) if isinstance(data, str | os.PathLike) else data
