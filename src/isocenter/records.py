@@ -262,12 +262,16 @@ class Section(Record):
 
 
 class Geometry(Section):
-    """The grid the network sees: spacing in mm, patch in voxels, in array order."""
+    """The grid the network sees: spacing in mm, patch in voxels, in array order.
+
+    A 2D network on volumes slices through `slice_axis`: spacing and shape then have three entries, the patch two.
+    """
 
     dims: Literal[1, 2, 3]
     spacing_mm: tuple[float, ...]
     median_shape: tuple[int, ...]
     patch: tuple[int, ...]
+    slice_axis: int | None = None
     anisotropic_axis: int | None = None
     image_order: int = 3
     through_order: int = 0

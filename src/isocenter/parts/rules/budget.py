@@ -1,0 +1,176 @@
+"""What fits into the time: which networks are trained, how wide they are, how many patches a step sees.
+
+The trade-off is stated once, here: a network learns little before it has taken some hundred steps, whatever its
+size; only when these are certain does a wider network, and then a larger batch, pay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from isocenter.records import Budget, Machine, Stage
+
+WIDTHS = (32, 24, 16, 12, 8)
+REFERENCE_WIDTH = 32
+
+TRAINING_COST = 3.0
+"""Forward and backward passes together cost three forward passes: the gradients of weights and of inputs one each."""
+
+STEPS_SHORT = 600.0
+SECONDS_SHORT = 300.0
+STEPS_GROWTH = 0.6
+BATCH_SURPLUS = 3.0
+USABLE_SHARE = 0.9
+
+LONG_SECONDS = 4 * 3600.0
+LONG_EPOCHS = 100
+ANISOTROPIC_SECONDS = 3600.0
+CASCADE_COVER = 0.25
+
+Speed = Callable[[Stage], float]
+"""Measures seconds per training step of a stage on this machine."""
+
+CORE_SPEED = 3.0e10
+ACCELERATOR_SPEED = {"cpu": 0.0, "cuda": 2.0e13, "mps": 1.0e12}
+
+ELEMENTS_PER_GB = 1.4e8
+"""Feature-map numbers that one gigabyte holds in training: nnU-Net's reference is 1.12e9 for two patches in 8 GB."""
+
+REFERENCE_GB = 8.0
+LARGEST_GB = 24.0
+
+
+def assumed_speed(machine: Machine) -> float:
+    """Multiply-accumulates per second to expect where nothing was measured; cautious."""
+    return ACCELERATOR_SPEED[machine.device] or CORE_SPEED * machine.cores
+
+
+def memory_gb(machine: Machine) -> tuple[float, str]:
+    """The memory one training step may take, and why.
+
+    The reference is the 8 GB that nnU-Net plans for; larger accelerators are used up to three times that, beyond
+    which its authors found little gain (Isensee et al., "nnU-Net Revisited", MICCAI 2024).
+    """
+    if machine.device == "cpu":
+        held = min(REFERENCE_GB, machine.memory_gb / 2)
+        return (
+            held,
+            f"{held:g} GB: half of this computer's memory, at most the reference of {REFERENCE_GB:g} GB.",
+        )
+    held = min(LARGEST_GB, machine.accelerator_gb * 0.75) if machine.accelerator_gb else REFERENCE_GB
+    return held, (
+        f"{held:g} GB of the accelerator's {machine.accelerator_gb:g}: three quarters, at most {LARGEST_GB:g}, beyond "
+        "which larger patches gain little."
+    )
+
+
+def is_long(budget: Budget) -> bool:
+    """Whether there is time for several networks: four hours a fold, or a hundred epochs each."""
+    if budget.epochs is not None:
+        return budget.epochs >= LONG_EPOCHS
+    return (budget.seconds or 0.0) >= LONG_SECONDS
+
+
+def steps_needed(seconds: float) -> float:
+    """Optimiser steps that a network should get within a budget before it may be made wider.
+
+    600 in five minutes, growing with the budget to the power 0.6: a longer budget is spent partly on more steps,
+    partly on a larger network.
+    """
+    return float(STEPS_SHORT * max(seconds / SECONDS_SHORT, 0.25) ** STEPS_GROWTH)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What the time rule decided: width, batch, how long a step takes, and whether enough steps fit."""
+
+    width: int
+    batch: int
+    seconds_per_step: float
+    enough: bool
+    why_width: str
+    why_batch: str
+
+
+def fit(budget: Budget, largest_batch: int, smallest_batch: int, step: Callable[[int, int], float]) -> Fit:
+    """Choose width and batch for a patch.
+
+    Args:
+        budget: For this network alone.
+        largest_batch: What memory and data allow.
+        smallest_batch: The least that trains stably.
+        step: Seconds per step for a width and a batch.
+    """
+    if budget.seconds is None:
+        return Fit(
+            REFERENCE_WIDTH,
+            largest_batch,
+            step(REFERENCE_WIDTH, largest_batch),
+            True,
+            f"{REFERENCE_WIDTH} features at full resolution, nnU-Net's width: a budget in epochs sets no time limit.",
+            "",
+        )
+    seconds = budget.seconds * USABLE_SHARE
+    needed = steps_needed(budget.seconds)
+    smallest = min(smallest_batch, largest_batch)
+    width = next((w for w in WIDTHS if seconds / step(w, smallest) >= needed), None)
+    enough, width = width is not None, width or WIDTHS[-1]
+    batch = smallest
+    while (
+        batch < largest_batch
+        and seconds / step(width, min(2 * batch, largest_batch)) >= BATCH_SURPLUS * needed
+    ):
+        batch = min(2 * batch, largest_batch)
+    taken = step(width, batch)
+    count = seconds / taken
+    why_width = (
+        f"{width} features at full resolution: about {count:.0f} steps of {taken:.2g} s fit into {budget}, and "
+        + (
+            f"a budget of this length should give at least {needed:.0f}."
+            if enough
+            else f"{needed:.0f} are wanted."
+        )
+    )
+    why_batch = (
+        f"{batch} patches a step: with more, fewer than {BATCH_SURPLUS * needed:.0f} steps would fit into {budget}, and "
+        "early on, more steps teach more than steadier ones."
+        if batch < largest_batch
+        else ""
+    )
+    return Fit(width, batch, taken, enough, why_width, why_batch)
+
+
+def configurations(dims: int, anisotropic: bool, cover: float, budget: Budget) -> tuple[tuple[str, ...], str]:
+    """Which networks are trained one after the other, and why.
+
+    Args:
+        dims: Spatial axes of the images.
+        anisotropic: Whether one axis has much coarser voxels.
+        cover: Share of the median case that the full-resolution patch sees.
+        budget: Per fold, shared by all networks.
+    """
+    if dims != 3:
+        return ("2d",) if dims == 2 else ("1d",), "The images are flat: one network sees all there is."
+    names, why = [], []
+    enough_for_2d = budget.epochs is not None or (budget.seconds or 0.0) >= ANISOTROPIC_SECONDS
+    if is_long(budget) or (anisotropic and enough_for_2d):
+        names.append("2d")
+        why.append(
+            "a 2D network too, since slices lie far apart"
+            if anisotropic
+            else "a 2D network too, since the budget is long enough and its mistakes are of another kind"
+        )
+    names.append("3d_fullres")
+    if cover < CASCADE_COVER and is_long(budget):
+        names += ["3d_lowres", "3d_cascade"]
+        why.append(
+            f"a cascade, since the full-resolution patch sees only {cover:.0%} of the median case: a coarse network finds "
+            "the place, a fine one draws the border"
+        )
+    else:
+        reason = (
+            "covers enough of the case" if cover >= CASCADE_COVER else "leaves no time to train two in a row"
+        )
+        why.append(f"no cascade, since {'the patch' if cover >= CASCADE_COVER else 'the budget'} {reason}")
+    return tuple(names), "A 3D network at full resolution; " + "; ".join(why) + "."
