@@ -1,0 +1,157 @@
+"""Whose folder is it, and what are its cases: datasets opened where they lie, without renaming.
+
+Each module knows one layout: whether it recognises a folder, and what the folder's own description says. What
+the description leaves open (channels, labels) is found out here from the files. The rule that keeps files
+inside a dataset's folder is in `listing.py`, what a person may add in `declaration.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from isocenter import images
+from isocenter.errors import BadDataset
+from isocenter.images.image import Image
+from isocenter.images.layouts import bids, declaration, folders, manifest, msd, nnunet
+from isocenter.images.layouts.declaration import Declaration
+from isocenter.images.layouts.draft import IMAGE, TRUTH, Draft, channel
+from isocenter.images.layouts.labels import inferred
+from isocenter.images.layouts.listing import unreadable
+from isocenter.records import Case, Channel, Dataset
+
+__all__ = ["IMAGE", "TRUTH", "open_dataset", "read_image", "read_truth"]
+
+_LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Declaration], Draft]], ...] = (
+    (nnunet.recognises, nnunet.read),
+    (msd.recognises, msd.read),
+    (bids.recognises, bids.read),
+    (manifest.recognises, manifest.read),
+    (folders.recognises, folders.read),
+    (folders.recognises_cases, folders.read_cases),
+)
+
+
+def open_dataset(path: str | Path, task: str | None = None) -> Dataset:
+    """Open a dataset in the layout it has: nnU-Net v2, MSD, BIDS, CSV manifest, or folders.
+
+    A case's patient is the BIDS subject, the manifest's column `patient`, or what `isocenter.json` matches in
+    the case id; without any of these every case is a patient of its own. Labels that nothing declares are
+    found by reading all label files once.
+
+    Args:
+        path: The dataset's folder, or its `dataset.json`, manifest or `isocenter.json`.
+        task: The question to be asked; by default the one declared, else `segmentation`.
+
+    Raises:
+        BadDataset: No layout fits, or the description contradicts itself.
+        UnreadableFile: A file that had to be looked into cannot be read.
+    """
+    root, said, table = _place(Path(path))
+    draft = declaration.applied(_draft(root, said, table), said)
+    if not draft.cases:
+        raise BadDataset("holds no labelled case.", where=root, cure="Add images with labels.")
+    labels, objects = draft.labels, draft.objects
+    asked = task or said.task or "segmentation"
+    if labels is None and any(TRUTH in case.truth for case in draft.cases):
+        labels, objects = inferred(draft)
+    return Dataset(
+        name=draft.name,
+        root=str(root),
+        layout=draft.layout,
+        task=asked,
+        channels=draft.channels or _channels(draft),
+        labels=labels or (),
+        paint=draft.paint,
+        ignore=draft.ignore,
+        objects=objects,
+        cases=draft.cases,
+        folds=draft.folds,
+        reference=draft.reference,
+        licence=draft.licence,
+    )
+
+
+def read_image(dataset: Dataset, case: Case) -> Image:
+    """A case's channels on one grid, `(c, *spatial)`.
+
+    Raises:
+        BadDataset: A channel is missing.
+        UnreadableFile: A file cannot be read, or the channels do not fit each other.
+    """
+    files = case.inputs[IMAGE]
+    missing = [str(place) for place, file in enumerate(files) if file is None]
+    if missing:
+        raise BadDataset(
+            f"case '{case.id}' has no file for channel {', '.join(missing)}.",
+            where=dataset.root,
+            cure="Add the file, or take the case out of the dataset.",
+        )
+    return images.read_channels([str(dataset.path(str(file))) for file in files])
+
+
+def read_truth(dataset: Dataset, case: Case) -> Image:
+    """A case's labels `(1, *spatial)`, as integers; numbered objects become 1.
+
+    Raises:
+        BadDataset: The case names no label file.
+        UnreadableFile: The file cannot be read, or does not hold whole numbers.
+    """
+    file = case.truth.get(TRUTH)
+    if not isinstance(file, str):
+        raise BadDataset(
+            f"case '{case.id}' has no labels.", where=dataset.root, cure="Only cases with truth are judged."
+        )
+    labels = images.read_labels(str(dataset.path(file)))
+    if not dataset.objects:
+        return labels
+    return dataclasses.replace(labels, array=(labels.array > 0).astype(np.uint8))
+
+
+def _place(path: Path) -> tuple[Path, Declaration, Path | None]:
+    """The dataset's folder as an absolute path, what is declared of it, and the manifest if one was named."""
+    try:
+        is_file = not path.is_dir() and path.stat() is not None
+    except OSError as error:
+        raise unreadable(path, error) from error
+    folder = (path.parent if is_file else path).resolve()
+    said = declaration.read(
+        path if path.suffix == ".json" and path.name != msd.FILE else folder / declaration.FILE
+    )
+    root = (folder / said.root).resolve() if said.root else folder
+    table = path.resolve() if is_file and path.suffix.lower() in manifest.SUFFIXES else None
+    if is_file and table is None and path.suffix != ".json":
+        raise BadDataset(
+            "is not a dataset.", where=path, cure="Give its folder, its dataset.json, or a CSV manifest."
+        )
+    return root, said, table
+
+
+def _draft(root: Path, said: Declaration, table: Path | None) -> Draft:
+    if table is not None:
+        return manifest.read(root, said, table)
+    for recognises, read in _LAYOUTS:
+        if recognises(root):
+            return read(root, said)
+    raise BadDataset(
+        "no known layout of a dataset.",
+        where=root,
+        cure="Known are nnU-Net and MSD (dataset.json), BIDS with derivatives, a CSV manifest with columns "
+        "image and label, images/ beside labels/, and a folder for each case.",
+    )
+
+
+def _channels(draft: Draft) -> tuple[Channel, ...]:
+    """Channels that nothing names, counted in the first case; three in one picture are its colours."""
+    files = draft.cases[0].inputs[IMAGE]
+    if len(files) > 1:
+        return tuple(channel(f"channel_{place}") for place in range(len(files)))
+    count = images.read(str(draft.root / str(files[0]))).channels
+    if count == 1:
+        return (channel("image"),)
+    if count == 3:
+        return tuple(channel(name) for name in ("red", "green", "blue"))
+    return tuple(channel(f"channel_{place}") for place in range(count))

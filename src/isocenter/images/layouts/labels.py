@@ -1,0 +1,162 @@
+"""What the values in label files mean: as a description declares them, or as the files themselves show."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isocenter import images
+from isocenter.errors import BadDataset
+from isocenter.images.layouts.draft import TRUTH, Draft
+from isocenter.images.layouts.listing import some
+from isocenter.records import Label
+
+MANY = 64
+"""More distinct values than this are not taken for structures, unless a description names them."""
+
+FEW = 16
+"""Up to this many values, files that hold exactly 1 ... n are still taken for structures, not for objects."""
+
+
+_WIDEST = 1 << 16
+_BLOCK = 1 << 20
+
+
+def declared(content: Mapping[str, Any], where: object) -> tuple[tuple[Label, ...], int | None]:
+    """Read `{"1": "liver"}` (MSD) or `{"liver": 1, "whole": [1, 2], "ignore": 3}` (nnU-Net v2).
+
+    Returns:
+        The labels in their order, without the background; and the ignore value.
+
+    Raises:
+        BadDataset: A value is no whole number, a name occurs twice, or nothing is left.
+    """
+    pairs = [_pair(key, value, where) for key, value in content.items()]
+    ignore = [values for name, values in pairs if name.lower() == "ignore"]
+    labels = [(name, values) for name, values in pairs if set(values) != {0} and name.lower() != "ignore"]
+    _refuse_contradictions(labels, where)
+    if ignore and len(ignore[0]) != 1:
+        raise BadDataset("the ignore label must be one value.", where=where, cure='Write "ignore": 3.')
+    return tuple(Label(name=name, values=values) for name, values in labels), ignore[0][0] if ignore else None
+
+
+def _pair(key: str, value: Any, where: object) -> tuple[str, tuple[int, ...]]:
+    """A name and its values, whichever way round they were written."""
+    if isinstance(value, str) and key.strip().isdigit():
+        return value.strip(), (int(key),)
+    many = value if isinstance(value, list) else [value]
+    values = [int(v) if isinstance(v, str) and v.strip().isdigit() else v for v in many]
+    if not values or any(isinstance(v, bool) or not isinstance(v, int) or v < 0 for v in values):
+        raise BadDataset(
+            f"label '{key}' has the value {value!r}.",
+            where=where,
+            cure="A label's value is a whole number from 0, or a list of them for a region.",
+        )
+    return key.strip(), tuple(values)
+
+
+def _refuse_contradictions(labels: Sequence[tuple[str, tuple[int, ...]]], where: object) -> None:
+    names = [name for name, _ in labels]
+    twice = sorted({name for name in names if names.count(name) > 1 or not name})
+    if not labels:
+        raise BadDataset("no label besides the background is declared.", where=where, cure="Declare one.")
+    if twice:
+        raise BadDataset(f"label '{twice[0]}' is declared twice or nameless.", where=where, cure="Rename it.")
+    if any(0 in values for _, values in labels):
+        raise BadDataset("0 is the background and part of no label.", where=where, cure="Take 0 out of it.")
+
+
+def painted(labels: tuple[Label, ...], order: object, where: object) -> tuple[int, ...]:
+    """The values that overlapping labels are saved with, in their order (nnU-Net's `regions_class_order`).
+
+    Raises:
+        BadDataset: Labels overlap and the order is missing, or it does not fit them.
+    """
+    from isocenter.records import regions
+
+    if not regions(labels) and all(len(label.values) == 1 for label in labels):
+        return ()
+    fits = isinstance(order, (list, tuple)) and len(order) == len(labels)
+    if not fits or any(isinstance(v, bool) or not isinstance(v, int) for v in order):  # type: ignore[attr-defined]
+        raise BadDataset(
+            f"labels of several values need 'regions_class_order' with {len(labels)} values.",
+            where=where,
+            cure="Give the value to be saved for each label, the outermost first.",
+        )
+    return tuple(order)  # type: ignore[arg-type]  # checked above
+
+
+def inferred(draft: Draft) -> tuple[tuple[Label, ...], bool]:
+    """Find the labels of a dataset that declares none, from all its label files.
+
+    One value is called `foreground`, several are called by their number. Where every file holds exactly the
+    values 1 ... n, n differs between files and exceeds what structures would need, files number objects.
+
+    Returns:
+        The labels, and whether the files number objects.
+
+    Raises:
+        BadDataset: There are no labelled voxels at all, or too many values to be structures.
+        UnreadableFile: A label file cannot be read.
+    """
+    found = _values(draft)
+    every = sorted(set().union(*found))
+    if not every:
+        raise BadDataset(
+            "no label file holds anything but background.", where=draft.root, cure="Check the label files."
+        )
+    if _count_objects(found):
+        return (Label(name="object", values=(1,)),), True
+    if len(every) > MANY:
+        raise BadDataset(
+            f"the label files hold {len(every)} different values, {some([str(v) for v in every])}.",
+            where=draft.root,
+            cure="Name the labels in a dataset.json or isocenter.json; if they number objects, write "
+            '{"objects": "nucleus"} there.',
+        )
+    if min(every) < 0:
+        raise BadDataset(f"the label files hold {min(every)}.", where=draft.root, cure="Values start at 0.")
+    return tuple(Label(name=_name(draft, value, len(every)), values=(value,)) for value in every), False
+
+
+def _name(draft: Draft, value: int, count: int) -> str:
+    known = draft.hints.get(str(value)) or (draft.hints.get("") if count == 1 else None)
+    return known or ("foreground" if count == 1 else f"label_{value}")
+
+
+def _count_objects(found: Sequence[set[int]]) -> bool:
+    numbers = [len(values) for values in found]
+    exact = all(not values or (min(values) == 1 and max(values) == len(values)) for values in found)
+    return exact and max(numbers) > FEW and len(set(numbers)) > 1
+
+
+def _values(draft: Draft) -> list[set[int]]:
+    files = [str(case.truth[TRUTH]) for case in draft.cases if TRUTH in case.truth]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda file: present(images.read_labels(draft.root / file).array), files))
+
+
+def present(labels: NDArray[np.integer[Any]]) -> set[int]:
+    """The values other than 0 in an array of integers, counted where that is faster than sorting."""
+    return set(counted(labels)) - {0}
+
+
+def counted(labels: NDArray[np.integer[Any]]) -> dict[int, int]:
+    """How often each value occurs, counted block by block so that no wider copy of the array is made."""
+    if not labels.size:
+        return {}
+    low, high = int(labels.min()), int(labels.max())
+    if high - low >= _WIDEST:
+        values, counts = np.unique(labels, return_counts=True)
+        return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    bins = np.zeros(high - low + 1, np.int64)
+    flat = labels.reshape(-1)
+    for start in range(0, flat.size, _BLOCK):
+        block = flat[start : start + _BLOCK]
+        bins += np.bincount(block if low == 0 else block.astype(np.int64) - low, minlength=bins.size)
+    return {int(at) + low: int(bins[at]) for at in np.flatnonzero(bins)}

@@ -1,0 +1,203 @@
+"""A CSV manifest: one row per case, with columns that name its files, patient, group and split.
+
+| column | meaning |
+|---|---|
+| `image`, or `image_<channel>` for each channel | paths, relative to the manifest or absolute |
+| `label` (also `mask`, `seg`, `segmentation`, `truth`) | the label file |
+| `id` (also `case`) | optional; otherwise the image's name |
+| `patient` (also `subject`, `patient_id`) | optional; otherwise every case is a patient of its own |
+| `group` (else `site`, `scanner`, `centre`) | optional, for scores by group |
+| `split` | optional: train, validation or test |
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from isocenter import images
+from isocenter.errors import BadDataset, IsocenterWarning, suggestion
+from isocenter.images.layouts.declaration import Declaration
+from isocenter.images.layouts.draft import Draft, case, channels
+from isocenter.images.layouts.listing import confined, entries, some, unreadable
+from isocenter.records import Case
+
+SUFFIXES = (".csv", ".tsv")
+
+LABEL = ("label", "labels", "mask", "seg", "segmentation", "truth")
+IDENTITY = ("id", "case", "case_id")
+PATIENT = ("patient", "patient_id", "subject", "subject_id", "participant_id")
+GROUP = ("group", "site", "scanner", "centre", "center", "institution_id")
+SPLIT = ("split", "fold_split", "partition")
+
+_EMPTY = {"", "nan", "na", "n/a", "none", "null", "unknown", "-"}
+
+
+def recognises(root: Path) -> bool:
+    """Whether the folder holds exactly one table with an `image` column."""
+    return len(_tables(root)) == 1
+
+
+def _tables(root: Path) -> list[Path]:
+    found = [Path(entry.path) for entry in entries(root) if entry.name.lower().endswith(SUFFIXES)]
+    return [path for path in found if _image_columns(list(table(path)[0]))]
+
+
+def read(root: Path, said: Declaration, path: Path | None = None) -> Draft:
+    """The dataset that a manifest lists.
+
+    Raises:
+        BadDataset: A column is missing, a row is incomplete, or a path leaves the folder.
+    """
+    path = path or _tables(root)[0]
+    header, rows = table(path)
+    columns = _image_columns(header)
+    if not columns:
+        raise _missing("image", header, path)
+    if said.task in (None, "segmentation") and column(header, LABEL) is None:
+        raise _missing("label", header, path)
+    names = list(columns.values())
+    return Draft(
+        name=path.stem if path.stem.lower() not in ("manifest", "dataset", "labels") else root.name,
+        root=root,
+        layout="manifest",
+        channels=None if names == ["image"] else channels(names, path),
+        cases=tuple(_cases(root, header, rows, list(columns), path)),
+    )
+
+
+def _cases(
+    root: Path, header: list[str], rows: list[Mapping[str, str]], columns: list[str], path: Path
+) -> list[Case]:
+    identity, label = column(header, IDENTITY), column(header, LABEL)
+    patient, group, split = (column(header, names) for names in (PATIENT, GROUP, SPLIT))
+    files = [tuple(_file(root, row[name], path) for name in columns) for row in rows]
+    names = [row[identity] for row in rows] if identity else _named(files, path)
+    _refuse_empty(
+        rows, [name for name in (identity, label, columns[0] if len(columns) == 1 else None) if name], path
+    )
+    return [
+        case(
+            name,
+            inputs,
+            _file(root, row[label], path) if label else None,
+            where=path,
+            patient=said_of(row, patient),
+            group=said_of(row, group),
+            split=said_of(row, split),
+        )
+        for name, inputs, row in zip(names, files, rows, strict=True)
+    ]
+
+
+def said_of(row: Mapping[str, str], name: str | None) -> str | None:
+    """What a row says in a column; None where there is no such column or it is left empty."""
+    return None if name is None or row[name].lower() in _EMPTY else row[name]
+
+
+def _file(root: Path, text: str, path: Path) -> str | None:
+    if text.lower() in _EMPTY:
+        return None
+    folder, mark, series = text.partition("::")
+    return confined(root, folder, path, absolute=True) + mark + series
+
+
+def _named(files: list[tuple[str | None, ...]], path: Path) -> list[str]:
+    """Cases named after their first image; with its folders where names alone would meet."""
+    first = [next((file for file in inputs if file), None) for inputs in files]
+    if None in first:
+        raise BadDataset(
+            f"row {first.index(None) + 2} names no image.", where=path, cure="Fill or remove it."
+        )
+    plain = [re.sub(r"_0000$", "", images.stem(Path(str(file).partition("::")[0]))) for file in first]
+    if len(set(plain)) == len(plain) or len(set(first)) < len(first):
+        return plain
+    whole = [Path(str(file)).parent.as_posix().strip("/").replace("/", "_") for file in first]
+    return [f"{folder}_{name}" for folder, name in zip(whole, plain, strict=True)]
+
+
+def _refuse_empty(rows: list[Mapping[str, str]], needed: list[str], path: Path) -> None:
+    for name in needed:
+        empty = [str(place) for place, row in enumerate(rows, start=2) if row[name].lower() in _EMPTY]
+        if empty:
+            raise BadDataset(
+                f"column '{name}' is empty in row {some(empty)}.",
+                where=path,
+                cure="Fill these in, or remove the rows.",
+            )
+
+
+def table(path: Path) -> tuple[list[str], list[Mapping[str, str]]]:
+    """The header in lower case and the rows of a delimited text file.
+
+    A byte-order mark, `;`, tabs and UTF-16 are understood; text that is not UTF-8 is read as Windows-1252,
+    with a warning.
+
+    Raises:
+        BadDataset: It cannot be read, has no rows, or rows of differing length.
+    """
+    text = _decoded(path)
+    head = text.split("\n", 1)[0]
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=head.count)
+    try:
+        lines = [
+            line
+            for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+            if line
+        ]
+    except csv.Error as error:
+        raise BadDataset(f"is not a table ({error}).", where=path, cure="Save it as CSV again.") from error
+    header = [name.strip().lower() for name in lines[0]] if lines else []
+    rows = [line for line in lines[1:] if any(cell.strip() for cell in line)]
+    if not rows:
+        raise BadDataset("holds no rows.", where=path, cure="Write a header and one row per case.")
+    if len(set(header)) < len(header):
+        raise BadDataset("two columns bear the same name.", where=path, cure="Rename one of them.")
+    for place, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise BadDataset(
+                f"row {place} has {len(row)} cells where the header has {len(header)}.",
+                where=path,
+                cure="Put cells that hold the delimiter in quotation marks.",
+            )
+    return header, [dict(zip(header, (cell.strip() for cell in row), strict=True)) for row in rows]
+
+
+def _decoded(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", errors="replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        warnings.warn(
+            f"{path}: not UTF-8, read as Windows-1252 (latin-1); save it as UTF-8 to be sure of its accents.",
+            IsocenterWarning,
+            stacklevel=2,
+        )
+        return content.decode("cp1252", errors="replace")
+
+
+def column(header: list[str], names: tuple[str, ...]) -> str | None:
+    """The first of the names that the header holds."""
+    return next((name for name in names if name in header), None)
+
+
+def _image_columns(header: list[str]) -> dict[str, str]:
+    """Columns that hold images, with the channel each is."""
+    if "image" in header:
+        return {"image": "image"}
+    return {name: name.removeprefix("image_") for name in header if re.fullmatch(r"image_\w+", name)}
+
+
+def _missing(name: str, header: list[str], path: Path) -> BadDataset:
+    return BadDataset(
+        f"there is no column '{name}'.", where=path, cure=f"Rename or add it. {suggestion(name, header)}"
+    )
