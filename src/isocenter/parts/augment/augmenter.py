@@ -76,7 +76,8 @@ class Augmenter:
         self.through = anisotropic_axis
         self.label_rule: spatial.LabelRule = label_rule
         self._plane = tuple(axis for axis in range(len(self.patch)) if axis != anisotropic_axis)
-        self._spacing = np.asarray(spacing_mm or [1.0] * len(self.patch), dtype=np.float64)[list(self._plane)]
+        spacing = np.ones(len(self.patch)) if spacing_mm is None else np.asarray(spacing_mm, dtype=np.float64)
+        self._spacing = spacing[list(self._plane)]
         self._check()
 
     def draw(self, rng: Generator) -> Parameters:
