@@ -1,0 +1,406 @@
+"""Judge answers by truths: any two folders of files, or the held-out cases of a fold."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import multiprocessing
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from isocenter import files, images, tasks
+from isocenter.errors import BadDataset, IsocenterError, IsocenterWarning, RunFailed
+from isocenter.images import layouts
+from isocenter.pipeline import progress
+from isocenter.records import Case, CaseScore, Dataset, Label, Scores
+from isocenter.tasks.task import Task
+
+Missing = Literal["refuse", "empty"]
+Result = TypeVar("Result")
+
+_TAG = re.compile(
+    r"[_\-/.](seg|segmentation|pred|prediction|predicted|answer|mask|masks|label|labels|gt|truth|manual)$",
+    re.IGNORECASE,
+)
+_DEFAULT = "segmentation"
+_NO_ANSWER = "no answer"
+_LISTED = 8
+_SMALL = 4_000_000
+
+
+def evaluate(
+    answers: Path,
+    truths: Path,
+    out: Path | None = None,
+    task: str | None = None,
+    *,
+    labels: Sequence[Label] | None = None,
+    missing: Missing = "refuse",
+    workers: int | None = None,
+) -> Scores:
+    """Judge a folder of answers, from any tool, by a folder of truths.
+
+    Files are matched by name without suffix: an answer belongs to a truth when it bears the name of the
+    truth's file, of its case, or of the case's first image; failing that, when they agree once an ending
+    such as `_seg`, `_pred`, `_mask` or `_label` is left away. Where a name occurs twice, the folders below
+    the given one belong to it.
+
+    Labels are taken from `labels`, else from a `dataset.json` in the folder of truths or the one above it
+    (which also tells patients and groups), else every value that occurs is a label, named by itself. Without
+    a dataset, every file is taken for a patient of its own.
+
+    Args:
+        answers: A folder of files.
+        truths: A folder of files, or a dataset.
+        out: A folder for `scores.json` and `scores.csv`.
+        task: What the files answer; by default what the dataset asks, or segmentation.
+        labels: The structures to be judged.
+        missing: `refuse` a truth without an answer or an answer without a truth; or judge a missing answer as
+            an `empty` one and leave the others out, with a warning.
+        workers: Processes that judge cases side by side; by default all cores, or one for small files.
+
+    Returns:
+        One row per case, and means with 95 % intervals over patients.
+
+    Raises:
+        BadDataset: Partners are missing, names are ambiguous, grids differ, or there is nothing to judge.
+        UnreadableFile: A truth cannot be read.
+    """
+    dataset = _dataset(Path(truths), task, labels)
+    judge = tasks.load(dataset.task)
+    found = _matched(dataset, Path(answers), judge, missing)
+    if not dataset.labels:
+        dataset = dataset.changed(labels=_labels(dataset, found, judge, workers))
+    scored = _scored(dataset, dataset.cases, found, None, workers)
+    broken = [f"{case.case} ({case.failure})" for case in scored if case.failure not in (None, _NO_ANSWER)]
+    if broken:
+        raise BadDataset(f"{_count(broken, 'answer')} cannot be judged: {_listed(broken)}", where=answers)
+    return write_scores(None if out is None else Path(out) / "scores.json", judge.name, scored)
+
+
+def score_cases(
+    dataset: Dataset,
+    cases: Iterable[Case | str],
+    answers: Path,
+    fold: int | None = None,
+    *,
+    workers: int | None = None,
+) -> list[CaseScore]:
+    """Judge the answers to some of a dataset's cases, in files named by case id.
+
+    An answer that is absent, unreadable or on another grid is judged as an empty one and the reason kept as
+    the case's failure, so that one bad file does not lose the others' scores.
+
+    Args:
+        dataset: The dataset with its labels.
+        cases: Cases, or their ids.
+        answers: The folder with `<case id>.<suffix>`.
+        fold: The fold that the cases were held out of.
+        workers: Processes that judge cases side by side; by default all cores, or one for small files.
+
+    Raises:
+        UnreadableFile: A truth cannot be read.
+    """
+    wanted = [dataset.case(case) if isinstance(case, str) else case for case in cases]
+    there = {images.stem(path): path for path in _listing(Path(answers))}
+    found = {case.id: there.get(case.id) for case in wanted}
+    return _scored(dataset, wanted, found, fold, workers)
+
+
+def write_scores(path: Path | None, task: str, cases: Sequence[CaseScore]) -> Scores:
+    """Summarise judged cases and write them as `scores.json`, with a `.csv` of the same name beside it.
+
+    Args:
+        path: Where to; None to summarise only.
+        task: The task's name.
+        cases: The judged cases.
+    """
+    judge = tasks.load(task)
+    scores = Scores(
+        task=task,
+        cases=tuple(cases),
+        summary=judge.summarise(cases),
+        groups=judge.groups(cases),
+        rules=dict(judge.rules),
+    )
+    if path is not None:
+        scores.save(path)
+        files.write_text(path.with_suffix(".csv"), table(scores))
+    return scores
+
+
+def table(scores: Scores) -> str:
+    """The scores as CSV: one row per case and label, one column per measure, empty where undefined."""
+    measures = _in_order(m for case in scores.cases for values in case.values.values() for m in values)
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["case", "patient", "group", "fold", "label", *measures, "failure"])
+    for case in scores.cases:
+        about = [case.case, case.patient, case.group, case.fold]
+        for label, values in case.values.items():
+            writer.writerow([*about, label, *(values.get(measure) for measure in measures), case.failure])
+    return stream.getvalue()
+
+
+# -------------------------------------------------------------------------------------------- who is judged
+
+
+def _dataset(truths: Path, task: str | None, labels: Sequence[Label] | None) -> Dataset:
+    """The truths as a dataset: the one they are, the part of one that lies in the folder, or plain files."""
+    if not truths.exists():
+        raise BadDataset("there is no such file or folder.", where=truths)
+    whole = _opened(truths, task)
+    if whole is None or not _is_dataset(truths):
+        whole = _of_files(truths, tasks.load(task or (whole.task if whole else _DEFAULT)), whole)
+    cases = tuple(case for case in whole.cases if case.truth)
+    if not cases:
+        raise BadDataset("there is no truth in it.", where=truths)
+    return whole.changed(cases=cases, **({} if labels is None else {"labels": tuple(labels)}))
+
+
+def _is_dataset(truths: Path) -> bool:
+    markers = ("dataset.json", "dataset_description.json")
+    return truths.is_file() or any((truths / marker).is_file() for marker in markers)
+
+
+def _opened(truths: Path, task: str | None) -> Dataset | None:
+    """The dataset that the truths are, or are a folder of."""
+    if _is_dataset(truths):
+        return layouts.open_dataset(truths, task=task)
+    above = truths.resolve().parent
+    if not (above / "dataset.json").is_file():
+        return None
+    try:
+        return layouts.open_dataset(above, task=task)
+    except IsocenterError as error:
+        warnings.warn(
+            f"{above}: the dataset around the truths cannot be opened, so labels are the values that "
+            f"occur and every file is a patient ({error.what})",
+            IsocenterWarning,
+            stacklevel=2,
+        )
+        return None
+
+
+def _of_files(truths: Path, judge: Task, whole: Dataset | None) -> Dataset:
+    """Every readable file of the folder as a case, known to the dataset around it or not."""
+    known = {}
+    for case in whole.cases if whole else ():
+        for file in case.truth.values():
+            if whole and isinstance(file, str):
+                known[whole.path(file).resolve()] = case
+    cases = []
+    names = _names(truths)
+    for name, path in names.items():
+        case = known.get(path.resolve()) or Case(id=name, patient=name, inputs={})
+        cases.append(case.changed(truth=judge.truth_from(str(path.resolve()))))
+    if whole is not None:
+        return whole.changed(cases=tuple(cases))
+    return Dataset(
+        name=truths.resolve().name,
+        root=str(truths.resolve()),
+        layout="files",
+        task=judge.name,
+        channels=(),
+        cases=tuple(cases),
+    )
+
+
+def _listing(folder: Path) -> list[Path]:
+    return [Path(source) for source in images.find(folder)]
+
+
+def _names(folder: Path) -> dict[str, Path]:
+    """Readable files by name without suffix, with the folders below the given one where a name recurs."""
+    paths = _listing(folder)
+    stems = [images.stem(path) for path in paths]
+    return {
+        stem if stems.count(stem) == 1 else (path.parent.relative_to(folder) / stem).as_posix(): path
+        for stem, path in zip(stems, paths, strict=True)
+    }
+
+
+# ------------------------------------------------------------------------------------------- who fits whom
+
+
+def _matched(dataset: Dataset, answers: Path, judge: Task, missing: Missing) -> dict[str, Path | None]:
+    """The answer to each case, by case id.
+
+    Raises:
+        BadDataset: A partner is missing, or a name fits two.
+    """
+    if not answers.is_dir():
+        raise BadDataset("there is no such folder of answers.", where=answers)
+    named = _names(answers)
+    bare = _grouped(named)
+    found: dict[str, Path | None] = {}
+    for case in dataset.cases:
+        names = _names_of(case, dataset)
+        exact = {named[name] for name in names if name in named}
+        fitting = exact or {path for name in names for path in bare.get(_bare(name), ())}
+        if len(fitting) > 1:
+            listed = _listed(sorted(path.name for path in fitting))
+            raise BadDataset(
+                f"several answers fit case '{case.id}': {listed}", where=answers, cure="Keep one of them."
+            )
+        found[case.id] = next(iter(fitting), None)
+    _refuse_strangers(found, named, answers, missing)
+    return found
+
+
+def _names_of(case: Case, dataset: Dataset) -> list[str]:
+    """What an answer to the case may be called."""
+    sources = [file for file in case.truth.values() if isinstance(file, str)]
+    sources += [file for inputs in case.inputs.values() for file in inputs[:1] if file]
+    below = [Path(file).parent.name + "/" + images.stem(file) for file in sources]
+    return _in_order([case.id, *(images.stem(file) for file in sources), *below])
+
+
+def _grouped(named: Mapping[str, Path]) -> dict[str, list[Path]]:
+    grouped: dict[str, list[Path]] = {}
+    for name, path in named.items():
+        grouped.setdefault(_bare(name), []).append(path)
+    return grouped
+
+
+def _bare(name: str) -> str:
+    return _TAG.sub("", name)
+
+
+def _refuse_strangers(
+    found: Mapping[str, Path | None], named: Mapping[str, Path], answers: Path, missing: Missing
+) -> None:
+    """Truths without an answer and answers without a truth are an error, or a warning where asked for."""
+    lonely = sorted(case for case, path in found.items() if path is None)
+    taken = set(found.values())
+    strange = sorted(name for name, path in named.items() if path not in taken)
+    faults = []
+    if lonely:
+        faults.append(f"{_count(lonely, 'truth')} without an answer: {_listed(lonely)}")
+    if strange:
+        faults.append(f"{_count(strange, 'answer')} without a truth: {_listed(strange)}")
+    if not faults:
+        return
+    if missing == "refuse" or len(lonely) == len(found):
+        raise BadDataset(
+            " ".join(faults),
+            where=answers,
+            cure="Give partners the same name, or ask for missing answers to be judged as empty.",
+        )
+    warnings.warn(
+        f"{answers}: {' '.join(faults)} The first are judged as empty, the others left out.",
+        IsocenterWarning,
+        stacklevel=3,
+    )
+
+
+# --------------------------------------------------------------------------------------------- the judging
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One case to be judged, in a process of its own: its dataset holds no other case."""
+
+    dataset: Dataset
+    answer: Path | None
+    fold: int | None = None
+
+
+def _scored(
+    dataset: Dataset,
+    cases: Sequence[Case],
+    found: Mapping[str, Path | None],
+    fold: int | None,
+    workers: int | None,
+) -> list[CaseScore]:
+    jobs = [_Job(dataset.changed(cases=(case,)), found[case.id], fold) for case in cases]
+    return _each(_score, jobs, workers, f"Judging {len(jobs)} cases")
+
+
+def _labels(
+    dataset: Dataset, found: Mapping[str, Path | None], judge: Task, workers: int | None
+) -> tuple[Label, ...]:
+    jobs = [_Job(dataset.changed(cases=(case,)), found[case.id]) for case in dataset.cases]
+    seen = _each(_observe, jobs, workers, "Looking for labels")
+    return judge.labels(set().union(*seen))
+
+
+def _score(job: _Job) -> CaseScore:
+    judge = tasks.load(job.dataset.task)
+    case = job.dataset.cases[0]
+    truth = judge.read_truth(job.dataset, case)
+    answer, failure = judge.no_answer(truth), _NO_ANSWER if job.answer is None else None
+    if job.answer is not None:
+        try:
+            answer = judge.read_answer(job.answer, truth, job.dataset)
+        except IsocenterError as error:
+            failure = error.what
+    return CaseScore(
+        case=case.id,
+        patient=case.patient,
+        group=case.group,
+        fold=job.fold,
+        values=judge.score(answer, truth, job.dataset),
+        failure=failure,
+    )
+
+
+def _observe(job: _Job) -> set[int]:
+    judge = tasks.load(job.dataset.task)
+    truth = judge.read_truth(job.dataset, job.dataset.cases[0])
+    answer = judge.no_answer(truth)
+    if job.answer is not None:
+        with contextlib.suppress(IsocenterError):  # reported when the case is judged
+            answer = judge.read_answer(job.answer, truth, job.dataset)
+    return judge.values(answer, truth)
+
+
+def _each(
+    work: Callable[[_Job], Result], jobs: Sequence[_Job], workers: int | None, what: str
+) -> list[Result]:
+    """Do the jobs side by side, results in their order.
+
+    Raises:
+        RunFailed: A worker process was killed.
+    """
+    workers = min(workers or _enough(jobs), len(jobs))
+    if workers <= 1:
+        return [work(job) for job in progress.track(jobs, what)]
+    # Workers start afresh: a fork of a process whose libraries run threads may hang.
+    start = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=start) as pool:
+        try:
+            done = pool.map(work, jobs, chunksize=max(1, min(8, len(jobs) // (4 * workers))))
+            return list(progress.track(done, what, len(jobs)))
+        except BrokenProcessPool as error:
+            raise RunFailed(
+                "a worker process was killed while cases were judged.",
+                cure="Memory may be short: ask for fewer workers. In a script, start from "
+                "`if __name__ == '__main__':`.",
+            ) from error
+
+
+def _enough(jobs: Sequence[_Job]) -> int:
+    """All cores, or one where the files are so small that starting more would take longer than the work."""
+    size = sum(path.stat().st_size for job in jobs if (path := job.answer) is not None)
+    return multiprocessing.cpu_count() if size > _SMALL else 1
+
+
+def _count(things: Sequence[str], noun: str) -> str:
+    return f"{len(things)} {noun}{'s' if len(things) != 1 else ''}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more + "."
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
