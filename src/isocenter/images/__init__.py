@@ -1,0 +1,50 @@
+"""Voxels with geometry: the only room that knows file formats. Everything is loaded on first use.
+
+World coordinates are RAS+ millimetres; arrays are (channel, z, y, x) or (channel, y, x).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from isocenter.images.geometry import Geometry
+    from isocenter.images.image import Image
+    from isocenter.images.reading import read, read_channels, read_geometry, read_labels
+    from isocenter.images.sources import SUFFIXES, find, is_source, stem
+    from isocenter.images.writing import write
+
+__all__ = [
+    "SUFFIXES",
+    "Geometry",
+    "Image",
+    "find",
+    "is_source",
+    "read",
+    "read_channels",
+    "read_geometry",
+    "read_labels",
+    "stem",
+    "write",
+]
+
+_HOME = {
+    "Geometry": "geometry",
+    "Image": "image",
+    "read": "reading",
+    "read_channels": "reading",
+    "read_geometry": "reading",
+    "read_labels": "reading",
+    "SUFFIXES": "sources",
+    "find": "sources",
+    "is_source": "sources",
+    "stem": "sources",
+    "write": "writing",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

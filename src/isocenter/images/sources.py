@@ -1,0 +1,180 @@
+"""What counts as an image, how it is called, and where images lie below a folder. Loads no heavy library."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from isocenter.errors import UnreadableFile
+
+# Longest first, so that `.nii.gz` is taken before `.gz` could be.
+_FORMATS = {
+    ".ome.tiff": "raster",
+    ".ome.tif": "raster",
+    ".nii.gz": "nifti",
+    ".nii": "nifti",
+    ".hdr": "nifti",
+    ".img": "nifti",
+    ".nrrd": "nrrd",
+    ".nhdr": "nrrd",
+    ".mha": "metaimage",
+    ".mhd": "metaimage",
+    ".dcm": "dicom",
+    ".ima": "dicom",
+    ".png": "raster",
+    ".jpeg": "raster",
+    ".jpg": "raster",
+    ".tiff": "raster",
+    ".tif": "raster",
+}
+SUFFIXES: tuple[str, ...] = tuple(_FORMATS)
+
+
+def suffix(source: str | Path) -> str:
+    """The image suffix of a name in lower case, `.nii.gz` whole; empty where there is none."""
+    name = _file(source).name.lower()
+    return next((known for known in SUFFIXES if name.endswith(known) and name != known), "")
+
+
+def stem(source: str | Path) -> str:
+    """The name without folder and image suffix; a DICOM series `folder::UID` is called `folder_UID`."""
+    path, uid = split_series(source)
+    name = path.name or path.resolve().name
+    if uid is not None:
+        return f"{name}_{uid}"
+    return name[: len(name) - len(suffix(path))]
+
+
+def split_series(source: str | Path) -> tuple[Path, str | None]:
+    """The path and, for `folder::SeriesUID`, the series."""
+    text = str(source)
+    folder, mark, uid = text.rpartition("::")
+    if mark and re.fullmatch(r"[0-9.]{1,64}", uid) and not os.path.lexists(text):
+        return Path(folder), uid
+    return Path(text), None
+
+
+def identify(source: str | Path) -> str:
+    """The module of `formats` that reads this source: by its suffix, else by its first bytes.
+
+    Raises:
+        UnreadableFile: The source is absent, closed to us, or of no known kind.
+    """
+    path, uid = split_series(source)
+    if uid is not None or path.is_dir():
+        return "dicom"
+    known = suffix(path)
+    if known:
+        return _FORMATS[known]
+    if _dicom_inside(path):
+        return "dicom"
+    raise UnreadableFile(
+        "this kind of file is not known." if path.exists() else "there is no such file or folder.",
+        where=source,
+        cure=f"Readable are {', '.join(sorted(SUFFIXES))} and folders of DICOM." if path.exists() else "",
+    )
+
+
+def is_source(path: str | Path) -> bool:
+    """Whether this looks like something that `read` takes: a named file, a DICOM file or folder, a series."""
+    place, uid = split_series(path)
+    if uid is not None:
+        return place.is_dir()
+    if place.is_dir():
+        return any(_is_dicom(file) for file in _listing(place) if file.is_file())
+    return place.is_file() and not place.name.startswith(".") and (bool(suffix(place)) or _is_dicom(place))
+
+
+def find(folder: str | Path) -> list[str]:
+    """All readable sources below a folder, sorted; a DICOM series is one source.
+
+    A folder that holds one series gives its own path, one that holds several gives `folder::UID` for each.
+    Links to folders are followed once; hidden files are left out.
+
+    Raises:
+        UnreadableFile: The folder is absent, or a folder below it is closed to us.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UnreadableFile("there is no such folder.", where=folder)
+    found: list[str] = []
+    for place in _folders(root):
+        files = [file for file in _listing(place) if file.is_file() and not file.name.startswith(".")]
+        dicom = [file for file in files if _is_dicom(file)]
+        found += [str(file) for file in _single_files(files)]
+        found += _series(place, dicom)
+    return sorted(found, key=_natural)
+
+
+def _series(folder: Path, files: list[Path]) -> list[str]:
+    if not files:
+        return []
+    from isocenter.images.formats import dicom
+
+    uids = dicom.series(folder, files)
+    return [str(folder)] if len(uids) == 1 else [f"{folder}::{uid}" for uid in uids]
+
+
+def _single_files(files: Iterable[Path]) -> list[Path]:
+    """Files that are images by themselves: of a pair `.hdr` and `.img` only the header."""
+    names = {file.name.lower() for file in files}
+    kept = []
+    for file in files:
+        known = suffix(file)
+        partner = {".img": ".hdr", ".hdr": ".img"}.get(known)
+        paired = partner is not None and stem(file).lower() + partner in names
+        if known and _FORMATS[known] != "dicom" and not (known == ".img" and paired):
+            if known == ".hdr" and not paired:
+                continue
+            kept.append(file)
+    return kept
+
+
+def _folders(root: Path) -> Iterable[Path]:
+    seen: set[str] = set()
+    waiting = [root]
+    while waiting:
+        place = waiting.pop()
+        true_path = os.path.realpath(place)
+        if true_path in seen:
+            continue
+        seen.add(true_path)
+        yield place
+        waiting += [below for below in _listing(place) if below.is_dir() and not below.name.startswith(".")]
+
+
+def _listing(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise UnreadableFile(
+            f"the folder cannot be listed ({error.strerror}).", where=folder, cure="Check its permissions."
+        ) from error
+
+
+def _is_dicom(path: Path) -> bool:
+    known = suffix(path)
+    if known:
+        return _FORMATS[known] == "dicom"
+    # DICOM files are often called by a UID or a number, without any suffix.
+    plain = path.suffix == "" or path.suffix[1:].isdigit()
+    return plain and not path.name.startswith(".") and _dicom_inside(path)
+
+
+def _dicom_inside(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _file(source: str | Path) -> Path:
+    return split_series(source)[0]
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """A key that sorts `case_2` before `case_10`."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", text)]
