@@ -194,7 +194,8 @@ def evaluate(
     truths: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    task: str | None = None,
+    task: str = "segmentation",
+    workers: int | None = None,
 ) -> Scores:
     """Score a folder of answers, from any tool, against the truth, and write `scores.json`.
 
@@ -202,14 +203,15 @@ def evaluate(
         answers: A folder of answers, matched to the truths by file name.
         truths: A folder of truths, or a dataset.
         out: The folder for `scores.json`.
-        task: What the files answer, where the truths do not say it.
+        task: What the files answer.
+        workers: Processes that judge cases side by side; by default as many as there are cores.
 
     Raises:
         BadDataset: An answer has no truth, or lies on another grid.
     """
     from isocenter.pipeline import evaluate as stage
 
-    return stage.evaluate(Path(answers), Path(truths), Path(out), task=task)
+    return stage.evaluate(Path(answers), Path(truths), Path(out), task=task, workers=workers)
 
 
 def report(run: str | os.PathLike[str]) -> Path:

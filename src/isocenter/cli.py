@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import itertools
 import json
 import os
@@ -27,11 +28,9 @@ from isocenter.errors import BadPlan, IsocenterError, IsocenterWarning, suggesti
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from isocenter.records import Dataset, Plan, Scores
+    from isocenter.records import Plan, Scores
 
 SUCCESS, BROKEN, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,31 +42,49 @@ class Answer:
     status: int = SUCCESS
 
 
-@Parameter(name="*")
+#: Arguments and options that several commands share, each explained once.
+Data = Annotated[Path, Parameter(help="A dataset: a folder, its `dataset.json`, or a CSV manifest.")]
+Run = Annotated[Path, Parameter(help="The folder of a run, or of a model.")]
+Task = Annotated[str | None, Parameter(help="What is asked of the images, where the files do not say it.")]
+Switch = Annotated[bool, Parameter(show_default=False)]
+
+
+@Parameter(name="*", group="Output")
 @dataclasses.dataclass(frozen=True)
 class Common:
     """What every command understands."""
 
-    json: Annotated[bool, Parameter(group="Output", show_default=False)] = False
+    json: Switch = False
     """Print one JSON object for programs instead of text for people."""
-    verbose: Annotated[bool, Parameter(group="Output", show_default=False)] = False
+    verbose: Switch = False
     """Show where a fault arose, and the warnings of other libraries."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group="Machine")
 @dataclasses.dataclass(frozen=True)
 class Resources:
     """Which part of the machine to use."""
 
-    device: Annotated[Device, Parameter(group="Machine")] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where networks run; `auto` takes a GPU where there is one."""
-    workers: Annotated[int | None, Parameter(group="Machine")] = None
-    """Processes beside the main one; by default as many as there are free cores."""
+    workers: int | None = None
+    """Processes or threads beside the main one; by default as many as there are cores."""
 
 
-Task = Annotated[str | None, Parameter(name="--task")]
-Switch = Annotated[bool, Parameter(show_default=False)]
-Overrides = Annotated[tuple[str, ...], Parameter(name="--set", show_default=False)]
+@Parameter(name="*", group="Plan")
+@dataclasses.dataclass(frozen=True)
+class Decisions:
+    """What the user may decide about a plan; the rest is decided by rules."""
+
+    method: str | None = None
+    """A key of `isocenter methods`, or a file of your own; by default `segmentation/nnunet`."""
+    budget: str | None = None
+    """Training time per fold: `15m`, `2h`, `'250 epochs'`; by default `1h`."""
+    seed: int = 0
+    """What chance starts from: folds, weights, augmentation."""
+    settings: Annotated[tuple[str, ...], Parameter(name="--set", show_default=False)] = ()
+    """Set a value of the plan, for example `training.batch=4`; may be repeated."""
+    task: Task = None
 
 
 #: Help lists the commands in the order in which they are written here, which is that of the work.
@@ -89,35 +106,21 @@ app = App(
 @app.command(sort_key=next(_order))
 def demo(
     *,
-    out: Path = Path("demo"),
-    budget: str = "90s",
+    out: Annotated[Path, Parameter(help="The folder for the images, the run and the report.")] = Path("demo"),
+    budget: Annotated[str, Parameter(help="How long to train.")] = "90s",
     resources: Resources = Resources(),
     common: Common = Common(),
 ) -> Answer:
-    """Run the whole workflow on generated phantoms and write a report.
-
-    Parameters
-    ----------
-    out
-        The folder for the images, the run and the report.
-    budget
-        How long to train.
-    """
+    """Run the whole workflow on generated phantoms and write a report."""
     from isocenter.pipeline import demo as stage
 
-    report_path = stage.demo(out, budget, device=resources.device, workers=resources.workers)
-    return Answer({"report": str(report_path)}, (f"The report: {report_path}",))
+    page = stage.demo(out, budget, device=resources.device, workers=resources.workers)
+    return Answer({"report": str(page)}, (f"The report: {page}",))
 
 
 @app.command(sort_key=next(_order))
 def methods(*, task: Task = None, common: Common = Common()) -> Answer:
-    """List the catalogue of methods.
-
-    Parameters
-    ----------
-    task
-        Only the methods for this task.
-    """
+    """List the catalogue of methods."""
     from isocenter.methods import catalogue
 
     cards = catalogue(task)
@@ -129,182 +132,114 @@ def methods(*, task: Task = None, common: Common = Common()) -> Answer:
 
 
 @app.command(sort_key=next(_order))
-def check(data: Path, /, *, task: Task = None, common: Common = Common()) -> Answer:
-    """Say whether a dataset is sound, and if not which file, why, and what to do.
-
-    Parameters
-    ----------
-    data
-        A dataset: a folder, its `dataset.json`, or a CSV manifest.
-    task
-        The question to be asked of the images, where the dataset does not say it.
-    """
+def check(data: Data, /, *, task: Task = None, common: Common = Common()) -> Answer:
+    """Say whether a dataset is sound, and if not: which file, why, and what to do."""
     from isocenter.pipeline import check as stage
 
-    dataset = _open(data, task)
+    dataset = isocenter.open(data, task=task)
     findings = stage.check(dataset)
     errors = sum(finding.level == "error" for finding in findings)
     cases = len(dataset.cases)
-    summary = f"{cases} cases, {errors} errors, {len(findings) - errors} warnings."
-    lines = [f"{f.level}: {f.where}: {f.what} {f.cure}".rstrip() for f in findings]
+    lines = [f"{found.level}: {found.where}: {found.what} {found.cure}".rstrip() for found in findings]
     return Answer(
-        {"cases": cases, "errors": errors, "findings": [f.model_dump(mode="json") for f in findings]},
-        (*lines, summary),
+        {"cases": cases, "errors": errors, "findings": [found.model_dump(mode="json") for found in findings]},
+        (*lines, f"{cases} cases, {errors} errors, {len(findings) - errors} warnings."),
         BAD_INPUT if errors else SUCCESS,
     )
 
 
 @app.command(sort_key=next(_order))
 def plan(
-    data: Path,
+    data: Data,
     /,
     *,
-    method: str = isocenter.DEFAULT_METHOD,
-    budget: str = isocenter.DEFAULT_BUDGET,
-    out: Path | None = None,
-    explain: Switch = False,
-    seed: int = 0,
-    settings: Overrides = (),
-    task: Task = None,
+    out: Annotated[
+        Path | None, Parameter(help="A folder for `dataset.json`, `fingerprint.json` and `plan.json`.")
+    ] = None,
+    explain: Annotated[Switch, Parameter(help="Print the plan in words; so it is without `--out`.")] = False,
+    decisions: Decisions = Decisions(),
     resources: Resources = Resources(),
     common: Common = Common(),
 ) -> Answer:
-    """Measure a dataset and decide everything that training needs, each value with its reason.
-
-    Parameters
-    ----------
-    data
-        A dataset: a folder, its `dataset.json`, or a CSV manifest.
-    method
-        A key of `isocenter methods`, or a file of your own.
-    budget
-        Training time per fold, for example `15m`, `2h` or `'250 epochs'`.
-    out
-        A folder for `dataset.json`, `fingerprint.json` and `plan.json`.
-    explain
-        Print the plan in words.
-    seed
-        What chance starts from: folds, weights, augmentation.
-    settings
-        Set a value of the plan, for example `training.batch=4`; may be repeated.
-    task
-        The question to be asked of the images, where the dataset does not say it.
-    """
+    """Measure a dataset and decide all that training needs, each value with its reason."""
     made = isocenter.plan(
         data,
-        method=method,
-        budget=budget,
+        method=decisions.method or isocenter.DEFAULT_METHOD,
+        budget=decisions.budget or isocenter.DEFAULT_BUDGET,
         out=out,
-        seed=seed,
-        overrides=read_overrides(settings),
-        task=task,
+        seed=decisions.seed,
+        overrides=read_overrides(decisions.settings),
+        task=decisions.task,
         device=resources.device,
         workers=resources.workers,
     )
-    written = () if out is None else (f"Written to {out}: dataset.json, fingerprint.json, plan.json.",)
-    return Answer(made.model_dump(mode="json"), (*_plan_text(made, explain=explain or out is None), *written))
+    words = _in_words(made) if explain or out is None else ()
+    written = () if out is None else (f"The plan: {out / 'plan.json'}",)
+    return Answer(made.model_dump(mode="json"), (*words, *written))
 
 
 @app.command(sort_key=next(_order))
 def train(
-    data: Path,
+    data: Data,
     /,
     *,
-    out: Path,
-    method: str | None = None,
-    budget: str | None = None,
-    folds: str = "0",
-    start: Annotated[Path | None, Parameter(name="--from")] = None,
-    freeze: str | None = None,
-    resume: Switch = False,
-    seed: int = 0,
-    where: Annotated[Literal["local", "ray"], Parameter(name="--on")] = "local",
-    settings: Overrides = (),
-    task: Task = None,
+    out: Annotated[Path, Parameter(help="The folder of the run; a `plan.json` that lies there is followed.")],
+    folds: Annotated[str, Parameter(help="Folds of the cross-validation: `0`, `0,1` or `all`.")] = "0",
+    start: Annotated[Path | None, Parameter(name="--from", help="A trained model to start from.")] = None,
+    freeze: Annotated[
+        str | None, Parameter(help="The part that keeps the weights it starts with, for example `encoder`.")
+    ] = None,
+    resume: Annotated[Switch, Parameter(help="Go on with the run in `--out` where it stopped.")] = False,
+    where: Annotated[
+        Literal["local", "ray"],
+        Parameter(name="--on", help="Run the folds on this machine, or spread over a Ray cluster."),
+    ] = "local",
+    decisions: Decisions = Decisions(),
     resources: Resources = Resources(),
     common: Common = Common(),
 ) -> Answer:
-    """Train a model, score it on the cases it has not seen, and keep all of it in one folder.
-
-    Parameters
-    ----------
-    data
-        A dataset: a folder, its `dataset.json`, or a CSV manifest.
-    out
-        The folder of the run. A `plan.json` that lies there is followed.
-    method
-        A key of `isocenter methods`, or a file of your own.
-    budget
-        Training time per fold, for example `15m`, `2h` or `'250 epochs'`.
-    folds
-        Which folds of the cross-validation to run: `0`, `0,1` or `all`.
-    start
-        A trained model to start from.
-    freeze
-        The part of the network that keeps the weights it starts with, for example `encoder`.
-    resume
-        Go on with the run in the output folder where it was interrupted.
-    seed
-        What chance starts from: folds, weights, augmentation.
-    where
-        Run the folds on this machine, or spread them over a Ray cluster.
-    settings
-        Set a value of the plan, for example `training.batch=4`; may be repeated.
-    task
-        The question to be asked of the images, where the dataset does not say it.
-    """
+    """Train a model and score it on cases it has not seen, all in one folder."""
     scores = isocenter.train(
         data,
         out,
-        method=method,
-        budget=budget,
+        method=decisions.method,
+        budget=decisions.budget,
         folds=read_folds(folds),
         start=start,
         freeze=freeze,
         resume=resume,
-        seed=seed,
+        seed=decisions.seed,
         device=resources.device,
         workers=resources.workers,
-        overrides=read_overrides(settings),
+        overrides=read_overrides(decisions.settings),
         where=where,
-        task=task,
+        task=decisions.task,
     )
     return Answer({"run": str(out), **_scores_data(scores)}, (*_scores_text(scores), f"The run: {out}"))
 
 
 @app.command(sort_key=next(_order), usage="Usage: isocenter predict RUN INPUT... --out DIR [OPTIONS]")
 def predict(
-    run: Path,
-    inputs: Annotated[tuple[str, ...], Parameter(name="INPUT")],
+    run: Run,
+    inputs: Annotated[
+        tuple[str, ...], Parameter(name="INPUT", help="Image files or folders, in any readable format.")
+    ],
     /,
     *,
-    out: Path,
-    probabilities: Switch = False,
-    uncertainty: Switch = False,
-    mirror: Annotated[bool | None, Parameter(negative="--no-mirror")] = None,
-    overwrite: Switch = False,
+    out: Annotated[Path, Parameter(help="The folder for the answers.")],
+    probabilities: Annotated[Switch, Parameter(help="Also write the probability of each label.")] = False,
+    uncertainty: Annotated[
+        Switch, Parameter(help="Also write how unsure the model is at each voxel.")
+    ] = False,
+    mirror: Annotated[
+        bool | None,
+        Parameter(negative="--no-mirror", help="Average over mirrored images; by default as the plan says."),
+    ] = None,
+    overwrite: Annotated[Switch, Parameter(help="Answer again where an answer exists.")] = False,
     resources: Resources = Resources(),
     common: Common = Common(),
 ) -> Answer:
-    """Answer for new images, on their own grid and under their own names.
-
-    Parameters
-    ----------
-    run
-        A trained run or model folder.
-    inputs
-        Image files or folders in any readable format.
-    out
-        The folder for the answers.
-    probabilities
-        Also write the probability of each label.
-    uncertainty
-        Also write how unsure the model is at each voxel.
-    mirror
-        Average over mirrored images: slower and a little better. By default as the plan says.
-    overwrite
-        Answer again where an answer exists; otherwise it is left alone.
-    """
+    """Answer for new images, on their own grid and under their own names."""
     answers = isocenter.predict(
         run,
         inputs,
@@ -322,42 +257,46 @@ def predict(
 
 @app.command(sort_key=next(_order))
 def evaluate(
-    answers: Path,
-    truths: Path,
+    answers: Annotated[Path, Parameter(help="A folder of answers, from any tool.")],
+    truths: Annotated[Path, Parameter(help="A folder of truths of the same names, or a dataset.")],
     /,
     *,
-    out: Path,
-    task: Task = None,
+    out: Annotated[Path, Parameter(help="The folder for `scores.json` and `scores.csv`.")],
+    task: Annotated[str, Parameter(help="What the files answer.")] = "segmentation",
+    workers: Annotated[
+        int | None, Parameter(help="Processes; by default as many as there are cores.")
+    ] = None,
     common: Common = Common(),
 ) -> Answer:
-    """Score a folder of answers, from any tool, against the truth; files are matched by name.
-
-    Parameters
-    ----------
-    answers
-        A folder of answers.
-    truths
-        A folder of truths of the same names, or a dataset.
-    out
-        The folder for `scores.json`.
-    task
-        What the files answer, where the truths do not say it.
-    """
-    scores = isocenter.evaluate(answers, truths, out, task=task)
+    """Score a folder of answers against the truth; files are matched by name."""
+    scores = isocenter.evaluate(answers, truths, out, task=task, workers=workers)
     return Answer(_scores_data(scores), (*_scores_text(scores), f"The scores: {out / 'scores.json'}"))
 
 
 @app.command(sort_key=next(_order))
-def report(run: Path, /, *, common: Common = Common()) -> Answer:
-    """Write the report of a run: one page that opens offline.
+def report(run: Run, /, *, common: Common = Common()) -> Answer:
+    """Write the report of a run: one page that opens offline."""
+    page = isocenter.report(run)
+    return Answer({"report": str(page)}, (f"The report: {page}",))
 
-    Parameters
-    ----------
-    run
-        The folder of a run.
-    """
-    path = isocenter.report(run)
-    return Answer({"report": str(path)}, (f"The report: {path}",))
+
+@app.command(sort_key=next(_order))
+def cache(
+    *,
+    clear: Annotated[
+        Switch, Parameter(help="Delete all prepared arrays; they are made again when needed.")
+    ] = False,
+    common: Common = Common(),
+) -> Answer:
+    """Say where prepared arrays are kept and how large they are."""
+    from isocenter.pipeline import prepare as stage
+
+    folder = stage.cache_root()
+    if clear:
+        freed = stage.clear_cache()
+        return Answer({"folder": str(folder), "freed_bytes": freed}, (f"{_size(freed)} freed in {folder}",))
+    held = stage.cache_bytes()
+    return Answer({"folder": str(folder), "bytes": held}, (f"{_size(held)} in {folder}",))
 
 
 # -------------------------------------------------------------------------------------------- what they share
@@ -395,18 +334,18 @@ def read_folds(text: str) -> tuple[int, ...] | None:
     return tuple(sorted({int(part) for part in parts}))
 
 
-def _open(data: Path, task: str | None) -> Dataset:
-    from isocenter.images.layouts import open_dataset
+def _in_words(made: Plan) -> tuple[str, ...]:
+    from isocenter.pipeline.plan import explain
 
-    return open_dataset(data, task)
+    return (explain(made),)
 
 
-def _plan_text(made: Plan, *, explain: bool) -> tuple[str, ...]:
-    if not explain:
-        return ()
-    from isocenter.pipeline.plan import explain as in_words
-
-    return (in_words(made),)
+def _size(count: int) -> str:
+    """Bytes as a person says them."""
+    size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.3g} {units[0]}"
 
 
 def _scores_data(scores: Scores) -> dict[str, Any]:
@@ -449,6 +388,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json, verbose = "--json" in words, "--verbose" in words
+    _bear_any_character()
     try:
         with _speaking(verbose=verbose):
             answer = app(words, exit_on_error=False, print_error=False, result_action="return_value")
@@ -531,8 +471,14 @@ def _print_json(data: Mapping[str, Any]) -> None:
 
 
 def _complain(text: str) -> None:
-    encoding = sys.stderr.encoding or "ascii"
-    sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    sys.stderr.write(f"{text}\n")
+
+
+def _bear_any_character() -> None:
+    """A terminal that cannot show a character gets its number instead of a fault."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _see_help(words: Sequence[str]) -> str:
