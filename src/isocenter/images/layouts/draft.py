@@ -12,7 +12,7 @@ from isocenter.records import Case, Channel, Fold, Label
 IMAGE = "image"
 """The role under which a case's channels stand."""
 
-TRUTH = "labels"
+TRUTH = "label"
 """The key of a case's truth that names its label file."""
 
 _MODALITIES = {
@@ -21,7 +21,9 @@ _MODALITIES = {
     "pet": r"pet",
     "us": r"us|ultrasound",
     "xray": r"x-?ray|cr|dx|radiograph",
-    "colour": r"r|g|b|red|green|blue|rgb|colou?r",
+    "colour": r"r|g|b|red|green|blue|rgb|colou?r|rgb_to_0_1",
+    "unit": r"rescale_to_0_1",
+    "none": r"no ?norm(ali[sz]ation)?|none",
 }
 
 
@@ -46,7 +48,7 @@ class Draft:
 
 
 def channel(name: str) -> Channel:
-    """A channel, its modality read from its name: `CT` is absolute, all others are relative."""
+    """A channel, its modality read from its name, nnU-Net's names of normalisations among them."""
     plain = name.strip().lower()
     for modality, pattern in _MODALITIES.items():
         if re.fullmatch(pattern, plain):
