@@ -8,11 +8,33 @@ from isocenter.parts.rules.spacing import ANISOTROPY, Shape
 from isocenter.records import Augmentation, Label
 
 LIGHT_PASSES = 60.0
-SIDES = frozenset({"left", "right", "l", "r", "lh", "rh"})
+"""Below this many passes over the cases, a network has no time to learn them by heart."""
+
+SIDES = frozenset({"left", "right", "lh", "rh"})
+
+WHY_EACH = "As for noise."
+WHY_BOTH = {
+    "rotation_probability": "One sample in five is turned, as in nnU-Net.",
+    "scale_probability": "One sample in five is scaled, as in nnU-Net.",
+    "elastic": "Off: costly, and without gain beside rotation and scaling (Isensee et al. 2021).",
+    "elastic_spacing": "Without effect while elastic deformation is off.",
+    "elastic_probability": "Without effect while elastic deformation is off.",
+    "noise": "Up to a tenth of the image's own spread.",
+    "blur": "From half a voxel to one: what a slightly worse scanner would give.",
+    "brightness": "A quarter up or down.",
+    "brightness_probability": WHY_EACH,
+    "contrast": "A quarter up or down.",
+    "contrast_probability": WHY_EACH,
+    "low_resolution": "Down to half the resolution and back: what a coarser protocol would give.",
+    "low_resolution_probability": WHY_EACH,
+    "gamma": "0.7 to 1.5: tissue contrasts shift between sequences.",
+    "gamma_probability": WHY_EACH,
+    "blur_probability": WHY_EACH,
+}
 
 
 def augmentation(
-    patch: Shape, passes: float, labels: Sequence[Label] = (), volume: bool = True
+    patch: Shape, passes: float, labels: Sequence[Label] = (), through: int | None = None
 ) -> Augmentation:
     """The augmentation of one stage, reasons included.
 
@@ -20,87 +42,75 @@ def augmentation(
         patch: Voxels per axis, as the network sees them.
         passes: How often each case will be seen.
         labels: Names that speak of left and right forbid mirroring.
-        volume: Whether the patch is three-dimensional.
+        through: The strongly anisotropic axis, if the network sees one.
     """
     light = passes < LIGHT_PASSES
-    rotation, why_rotation = _rotation(patch, light)
+    rotation, why_rotation = _rotation(patch, through, light)
     mirror, why_mirror = mirror_axes(len(patch), light, labels)
-    why = {"rotation": why_rotation, "mirror": why_mirror}
-    if light:
-        seen = f"Each case is seen about {max(1, round(passes))} times, too seldom to be learnt by heart"
-        return Augmentation(
-            rotation=rotation,
-            scale=(0.85, 1.2),
-            mirror=mirror,
-            noise_probability=0.05,
-            blur_probability=0.1,
-            low_resolution_probability=0.1,
-            gamma_probability=0.2,
-            gamma_inverted_probability=0.0,
-            why=why
-            | {
-                "scale": f"{seen}: sizes vary only as much as patients do.",
-                "elastic": "Off: costly, and without gain beside rotation and scaling (Isensee et al. 2021).",
-                "gamma_inverted_probability": "Off: inverted contrast does not occur, and there is no time to learn it.",
-                "noise_probability": f"{seen}: about half of nnU-Net's probabilities for noise, blur and coarse voxels.",
-                "blur_probability": "As for noise.",
-                "low_resolution_probability": "As for noise.",
-                "gamma_probability": "As for noise.",
-            },
-        )
-    return Augmentation(
-        rotation=rotation,
-        mirror=mirror,
-        why=why
-        | {
-            "scale": "0.7 to 1.4, nnU-Net's range: patients and fields of view differ.",
-            "elastic": "Off: costly, and without gain beside rotation and scaling (Isensee et al. 2021).",
-            "noise": f"Each case is seen about {round(passes)} times: nnU-Net's full set of noise, blur, brightness, "
-            "contrast, coarse voxels and gamma keeps the network from learning cases by heart.",
-        },
-    )
+    strength, why_strength = _light(passes) if light else _full(passes)
+    why = {**WHY_BOTH, **why_strength, "rotation": why_rotation, "mirror": why_mirror}
+    return Augmentation.parse({"rotation": rotation, "mirror": mirror, **strength, "why": why})
 
 
-def _rotation(patch: Shape, light: bool) -> tuple[tuple[float, ...], str]:
+def _light(passes: float) -> tuple[dict[str, object], dict[str, str]]:
+    strength: dict[str, object] = {
+        "scale": (0.85, 1.2),
+        "noise_probability": 0.05,
+        "blur_probability": 0.1,
+        "low_resolution_probability": 0.1,
+        "gamma_probability": 0.2,
+        "gamma_inverted_probability": 0.0,
+    }
+    return strength, {
+        "scale": "0.85 to 1.2: sizes vary as much as patients do.",
+        "noise_probability": f"Each sample is seen about {max(1, round(passes))} times, too seldom to be learnt by "
+        "heart: about half of nnU-Net's probabilities.",
+        "gamma_inverted_probability": "Off: inverted contrast does not occur, and time is short.",
+    }
+
+
+def _full(passes: float) -> tuple[dict[str, object], dict[str, str]]:
+    return {}, {
+        "scale": "0.7 to 1.4, nnU-Net's range: patients and fields of view differ.",
+        "noise_probability": f"Each sample is seen about {round(passes)} times: nnU-Net's full set of variations "
+        "keeps the network from learning the cases by heart.",
+        "gamma_inverted_probability": "One in ten, as in nnU-Net: the network should not rely on bright or dark.",
+    }
+
+
+def _rotation(patch: Shape, through: int | None, light: bool) -> tuple[tuple[float, ...], str]:
     """Degrees about each axis; one number in 2D."""
     if len(patch) == 1:
         return (), "None: there is one axis."
     if len(patch) == 2:
-        degrees = 15.0 if max(patch) > 1.5 * min(patch) or light else 180.0
-        return (degrees,), (
-            f"Up to {degrees:g} degrees: "
-            + (
-                "the patch is not square, or time is short."
-                if degrees < 180
-                else "no direction is special in plane."
-            )
-        )
-    flat = max(patch) > ANISOTROPY * min(patch)
-    if flat:
-        thin = patch.index(min(patch))
+        if light or max(patch) > 1.5 * min(patch):
+            return (15.0,), "Up to 15 degrees: " + ("time is short." if light else "the patch is not square.")
+        return (180.0,), "Any angle: in plane, no direction is special."
+    if through is None and max(patch) > ANISOTROPY * min(patch):
+        through = patch.index(min(patch))
+    if through is not None:
         degrees = 15.0 if light else 180.0
-        return tuple(degrees if axis == thin else 0.0 for axis in range(3)), (
-            f"Only about axis {thin}, up to {degrees:g} degrees: the patch is a thin slab, and rotating out of its plane "
-            "would mix slices that lie far apart."
+        return tuple(degrees if axis == through else 0.0 for axis in range(3)), (
+            f"Only about axis {through}, up to {degrees:g} degrees: turning out of plane would mix slices that lie "
+            "far apart, or leave a thin patch."
         )
     degrees = 15.0 if light else 30.0
-    return (
-        degrees,
-    ) * 3, f"Up to {degrees:g} degrees about each axis: heads and bodies are never placed alike."
+    return (degrees,) * 3, f"Up to {degrees:g} degrees about each axis: no two patients lie alike."
 
 
 def mirror_axes(axes: int, light: bool, labels: Sequence[Label]) -> tuple[tuple[int, ...], str]:
     """The axes along which samples, and images to be predicted, are mirrored; and why."""
-    sided = [
-        label.name
-        for label in labels
-        if SIDES & set(label.name.lower().replace("-", "_").replace(" ", "_").split("_"))
-    ]
+    sided = [label.name for label in labels if SIDES & set(_words(label.name))]
     if sided:
-        return (), f"Off: labels name sides ({', '.join(sided[:2])}), and a mirrored left looks like a right."
+        named = " and ".join(sided[:2])
+        return (), f"Off: labels name sides ({named}), and a mirrored left looks like a right."
     if light:
         return (), (
             "Off: mirrored anatomy is a second thing to learn, for which the budget is short, and averaging over "
             f"mirrors would make prediction {2**axes} times slower."
         )
     return tuple(range(axes)), "All axes, as nnU-Net: what a structure looks like hardly depends on its side."
+
+
+def _words(name: str) -> list[str]:
+    return name.lower().replace("-", " ").replace("_", " ").split()

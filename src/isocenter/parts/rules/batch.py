@@ -24,7 +24,8 @@ def batch_size(room: float, patch_voxels: int, median_shape: Shape, cases: int) 
     held = max(SMALLEST_BATCH, int(room))
     if whole < held:
         return whole, (
-            f"Memory would hold {held} patches, but one step should not see more than 5 % of all voxels, or the "
+            f"Memory would hold {held} patches, but one step should not see more than 5 % of all voxels, or "
+            f"the "
             "steps hardly differ from each other (Isensee et al. 2018)."
         )
     if int(room) < SMALLEST_BATCH:

@@ -1,7 +1,7 @@
 """What fits into the time: which networks are trained, how wide they are, how many patches a step sees.
 
-The trade-off is stated once, here: a network learns little before it has taken some hundred steps, whatever its
-size; only when these are certain does a wider network, and then a larger batch, pay.
+The trade-off is stated once, here: a network learns little before it has taken some hundred steps, whatever
+its size; only when these are certain does a wider network, and then a larger batch, pay.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ WIDTHS = (32, 24, 16, 12, 8)
 REFERENCE_WIDTH = 32
 
 TRAINING_COST = 3.0
-"""Forward and backward passes together cost three forward passes: the gradients of weights and of inputs one each."""
+"""Forward and backward together cost three forward passes: gradients of weights and of inputs one each."""
 
 STEPS_SHORT = 600.0
 SECONDS_SHORT = 300.0
@@ -27,6 +27,7 @@ LONG_SECONDS = 4 * 3600.0
 LONG_EPOCHS = 100
 ANISOTROPIC_SECONDS = 3600.0
 CASCADE_COVER = 0.25
+SHORT_COVER = 0.125
 
 Speed = Callable[[Stage], float]
 """Measures seconds per training step of a stage on this machine."""
@@ -35,7 +36,7 @@ CORE_SPEED = 3.0e10
 ACCELERATOR_SPEED = {"cpu": 0.0, "cuda": 2.0e13, "mps": 1.0e12}
 
 ELEMENTS_PER_GB = 1.4e8
-"""Feature-map numbers that one gigabyte holds in training: nnU-Net's reference is 1.12e9 for two patches in 8 GB."""
+"""Feature-map numbers that one gigabyte holds in training; nnU-Net's reference is 1.12e9 in 8 GB."""
 
 REFERENCE_GB = 8.0
 LARGEST_GB = 24.0
@@ -49,8 +50,8 @@ def assumed_speed(machine: Machine) -> float:
 def memory_gb(machine: Machine) -> tuple[float, str]:
     """The memory one training step may take, and why.
 
-    The reference is the 8 GB that nnU-Net plans for; larger accelerators are used up to three times that, beyond
-    which its authors found little gain (Isensee et al., "nnU-Net Revisited", MICCAI 2024).
+    The reference is the 8 GB that nnU-Net plans for; larger accelerators are used up to three times that,
+    beyond which its authors found little gain (Isensee et al., "nnU-Net Revisited", MICCAI 2024).
     """
     if machine.device == "cpu":
         held = min(REFERENCE_GB, machine.memory_gb / 2)
@@ -60,7 +61,8 @@ def memory_gb(machine: Machine) -> tuple[float, str]:
         )
     held = min(LARGEST_GB, machine.accelerator_gb * 0.75) if machine.accelerator_gb else REFERENCE_GB
     return held, (
-        f"{held:g} GB of the accelerator's {machine.accelerator_gb:g}: three quarters, at most {LARGEST_GB:g}, beyond "
+        f"{held:g} GB of the accelerator's {machine.accelerator_gb:g}: three quarters, at most "
+        f"{LARGEST_GB:g}, beyond "
         "which larger patches gain little."
     )
 
@@ -75,8 +77,8 @@ def is_long(budget: Budget) -> bool:
 def steps_needed(seconds: float) -> float:
     """Optimiser steps that a network should get within a budget before it may be made wider.
 
-    600 in five minutes, growing with the budget to the power 0.6: a longer budget is spent partly on more steps,
-    partly on a larger network.
+    600 in five minutes, growing with the budget to the power 0.6: a longer budget is spent partly on more
+    steps, partly on a larger network.
     """
     return float(STEPS_SHORT * max(seconds / SECONDS_SHORT, 0.25) ** STEPS_GROWTH)
 
@@ -106,9 +108,10 @@ def fit(budget: Budget, largest_batch: int, smallest_batch: int, step: Callable[
         return Fit(
             REFERENCE_WIDTH,
             largest_batch,
-            step(REFERENCE_WIDTH, largest_batch),
+            0.0,
             True,
-            f"{REFERENCE_WIDTH} features at full resolution, nnU-Net's width: a budget in epochs sets no time limit.",
+            f"{REFERENCE_WIDTH} features at full resolution, nnU-Net's width: a budget in epochs sets no "
+            f"time limit.",
             "",
         )
     seconds = budget.seconds * USABLE_SHARE
@@ -125,7 +128,8 @@ def fit(budget: Budget, largest_batch: int, smallest_batch: int, step: Callable[
     taken = step(width, batch)
     count = seconds / taken
     why_width = (
-        f"{width} features at full resolution: about {count:.0f} steps of {taken:.2g} s fit into {budget}, and "
+        f"{width} features at full resolution: about {count:.0f} steps of {taken:.2g} s fit into {budget}, "
+        f"and "
         + (
             f"a budget of this length should give at least {needed:.0f}."
             if enough
@@ -133,7 +137,8 @@ def fit(budget: Budget, largest_batch: int, smallest_batch: int, step: Callable[
         )
     )
     why_batch = (
-        f"{batch} patches a step: with more, fewer than {BATCH_SURPLUS * needed:.0f} steps would fit into {budget}, and "
+        f"{batch} patches a step: with more, fewer than {BATCH_SURPLUS * needed:.0f} steps would fit into "
+        f"{budget}, and "
         "early on, more steps teach more than steadier ones."
         if batch < largest_batch
         else ""
@@ -144,6 +149,8 @@ def fit(budget: Budget, largest_batch: int, smallest_batch: int, step: Callable[
 def configurations(dims: int, anisotropic: bool, cover: float, budget: Budget) -> tuple[tuple[str, ...], str]:
     """Which networks are trained one after the other, and why.
 
+    A cascade when one patch sees less than a quarter of the median case (Isensee et al. 2018 and 2021).
+
     Args:
         dims: Spatial axes of the images.
         anisotropic: Whether one axis has much coarser voxels.
@@ -151,26 +158,31 @@ def configurations(dims: int, anisotropic: bool, cover: float, budget: Budget) -
         budget: Per fold, shared by all networks.
     """
     if dims != 3:
-        return ("2d",) if dims == 2 else ("1d",), "The images are flat: one network sees all there is."
-    names, why = [], []
-    enough_for_2d = budget.epochs is not None or (budget.seconds or 0.0) >= ANISOTROPIC_SECONDS
-    if is_long(budget) or (anisotropic and enough_for_2d):
-        names.append("2d")
-        why.append(
-            "a 2D network too, since slices lie far apart"
-            if anisotropic
-            else "a 2D network too, since the budget is long enough and its mistakes are of another kind"
+        return (f"{dims}d",), "One network sees all axes of the images."
+    if cover < SHORT_COVER and not is_long(budget):
+        return ("3d_lowres",), (
+            f"One 3D network at a coarser resolution: at full resolution a patch that {budget} can train on "
+            f"would see "
+            f"only {cover:.1%} of the median case."
         )
+    names, why = [], []
+    some_time = budget.epochs is not None or (budget.seconds or 0.0) >= ANISOTROPIC_SECONDS
+    if anisotropic and some_time:
+        names.append("2d")
+        why.append("a 2D network too, since slices lie far apart")
+    elif is_long(budget):
+        names.append("2d")
+        why.append("a 2D network too, since there is time and its mistakes are of another kind")
     names.append("3d_fullres")
-    if cover < CASCADE_COVER and is_long(budget):
+    if cover >= CASCADE_COVER:
+        why.append("no cascade, since one patch sees enough of the case")
+    elif not is_long(budget):
+        why.append("no cascade, since there is no time to train two networks in a row")
+    else:
         names += ["3d_lowres", "3d_cascade"]
         why.append(
-            f"a cascade, since the full-resolution patch sees only {cover:.0%} of the median case: a coarse network finds "
-            "the place, a fine one draws the border"
+            f"a cascade, since one full-resolution patch sees only {cover:.1%} of the median case: a coarse "
+            f"network "
+            "finds the place, a fine one draws the border"
         )
-    else:
-        reason = (
-            "covers enough of the case" if cover >= CASCADE_COVER else "leaves no time to train two in a row"
-        )
-        why.append(f"no cascade, since {'the patch' if cover >= CASCADE_COVER else 'the budget'} {reason}")
     return tuple(names), "A 3D network at full resolution; " + "; ".join(why) + "."

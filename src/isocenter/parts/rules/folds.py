@@ -17,9 +17,9 @@ VALIDATION_SHARE = 0.1
 def folds(cases: Sequence[Case], seed: int = 0, number: int = NUMBER) -> tuple[tuple[Fold, ...], str]:
     """Cross-validation folds over patients, and why they are as they are.
 
-    Cases of the official test split stay out of all folds. With an official validation split and no fewer training
-    cases there is one fold: its validation cases are the ones scored. Groups (sites, scanners, diagnoses) are spread
-    evenly. Each fold's choices are made on a patient-wise tenth of its training cases.
+    Cases of the official test split stay out of all folds. With an official validation split there is one
+    fold: its validation cases are the ones scored. Groups (sites, scanners, diagnoses) are spread evenly.
+    Each fold's choices are made on a patient-wise tenth of its training cases.
 
     Args:
         cases: Cases with truth.
@@ -44,14 +44,16 @@ def folds(cases: Sequence[Case], seed: int = 0, number: int = NUMBER) -> tuple[t
     patients = sorted({case.patient for case in usable})
     if len(patients) == 1:
         warnings.warn(
-            f"All cases belong to one patient ({patients[0]}): the model is trained on them and nothing is kept back, so "
+            f"All cases belong to one patient ({patients[0]}): the model is trained on them and nothing is "
+            f"kept back, so "
             "there will be no scores.",
             IsocenterWarning,
             stacklevel=2,
         )
         everyone = tuple(case.id for case in usable)
         return (Fold(train=everyone, validation=(), test=()),), (
-            "One fold without a test: all cases belong to one patient, and scoring a patient that was learnt from says "
+            "One fold without a test: all cases belong to one patient, and scoring a patient that was "
+            "learnt from says "
             "nothing." + note
         )
     count = min(number, len(patients))
@@ -63,9 +65,10 @@ def folds(cases: Sequence[Case], seed: int = 0, number: int = NUMBER) -> tuple[t
         found.append(Fold(train=train, validation=validation, test=_ids(usable, part)))
     fewer = f" (there are only {count} patients)" if count < number else ""
     return tuple(found), (
-        f"{count} folds over {len(patients)} patients{fewer}, drawn with seed {seed}: no patient is both learnt from and "
-        "scored, groups are spread evenly, and a tenth of each fold's training patients is used for choices only."
-        + note
+        f"{count} folds over {len(patients)} patients{fewer}, drawn with seed {seed}: no patient is both "
+        f"learnt from and "
+        "scored, groups are spread evenly, and a tenth of each fold's training patients is used for choices "
+        "only." + note
     )
 
 
@@ -103,7 +106,7 @@ def _spread(cases: Sequence[Case], count: int, rng: np.random.Generator) -> list
         rng.shuffle(members)
         dealt = [0] * count
         for patient in members:
-            # Even numbers of this group first, then even numbers of cases: both differ by as little as possible.
+            # First even numbers of this group, then even numbers of cases.
             least = min(range(count), key=lambda part: (dealt[part], load[part], part))
             parts[least].add(patient)
             dealt[least] += 1

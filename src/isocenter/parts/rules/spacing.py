@@ -1,4 +1,4 @@
-"""The voxel size at which the network looks: fine enough for the structures, coarse enough to see around them."""
+"""The voxel size at which the network looks: fine enough for structures, coarse enough to see around them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ COARSER_STEP = 1.03
 def target_spacing(spacings_mm: Sequence[Spacing], shapes: Sequence[Shape]) -> tuple[Spacing, str]:
     """The common spacing in mm, and why.
 
-    The median over the cases, axis by axis. Where the coarsest axis is more than three times coarser than every
-    other and has less than a third of their voxels, its 10th percentile is taken instead, so that thin slices keep
-    their detail (Isensee et al., Nature Methods 2021, rule "target spacing"); it never falls below the
-    other axes.
+    The median over the cases, axis by axis. Where the coarsest axis is more than three times coarser than
+    every other and has less than a third of their voxels, its 10th percentile is taken instead, so that thin
+    slices keep their detail; it never falls below the other axes (Isensee et al., Nature Methods 2021).
 
     Args:
         spacings_mm: One spacing per case, in array order.

@@ -13,11 +13,13 @@ SMALLEST_EDGE = 4
 """No axis of the deepest feature map falls below this many voxels: less is mostly padding."""
 
 WHY_STRIDES = (
-    "Each axis is halved while at least 4 voxels remain; axes with coarse voxels wait until the finer ones have "
+    "Each axis is halved while at least 4 voxels remain; axes with coarse voxels wait until the finer ones "
+    "have "
     "caught up, so that features stay near cubic in mm (Isensee et al. 2021)."
 )
 WHY_KERNELS = (
-    "Three voxels wide along every axis whose voxels are less than twice as coarse as the finest; one wide along "
+    "Three voxels wide along every axis whose voxels are less than twice as coarse as the finest; one wide "
+    "along "
     "coarser axes, where neighbours are too far apart to say much."
 )
 
@@ -58,7 +60,7 @@ def topology(patch: Sequence[int], spacing_mm: Spacing, most: int | None = None)
             edge >= 2 * SMALLEST_EDGE and (most is None or done < most)
             for edge, done in zip(size, halvings, strict=True)
         ]
-        # Only the axes that can still be halved are compared: an exhausted fine axis must not stop the others.
+        # Only axes that can still be halved are compared: an exhausted fine axis must not stop the others.
         finest = min((mm for mm, room in zip(spacing, roomy, strict=True) if room), default=0.0)
         halved = [room and mm < 2 * finest for mm, room in zip(spacing, roomy, strict=True)]
         if not any(halved):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from math import ceil
 
-from isocenter.records import Budget, Machine, Training
+from isocenter.records import Budget, Geometry, Machine, Training
 
 FOREGROUND_SHARE = 0.33
 
 
 def training(
-    budget: Budget, machine: Machine, batch: int, cases: int, seconds_per_step: float, batch_dice: bool
+    budget: Budget, machine: Machine, batch: int, samples: int, *, seconds_per_step: float, batch_dice: bool
 ) -> Training:
     """The training section for one stage, reasons included.
 
@@ -18,30 +18,42 @@ def training(
         budget: For this stage alone.
         machine: Where it will be trained.
         batch: Patches per step.
-        cases: Cases one fold learns from.
+        samples: What one pass over a fold's cases gives, see `samples_per_epoch`.
         seconds_per_step: Measured or estimated.
         batch_dice: Whether the overlap loss counts over the whole batch.
     """
     common: dict[str, object] = {
         "budget": budget,
         "batch": batch,
-        "steps_per_epoch": max(1, ceil(cases / batch)),
+        "steps_per_epoch": ceil(samples / batch),
         "foreground_share": FOREGROUND_SHARE,
         "batch_dice": batch_dice,
         "precision": machine.precision,
         "channels_last": True,
         "seconds_per_step": seconds_per_step,
     }
-    steps = expected_steps(budget, batch, cases, seconds_per_step)
+    steps = expected_steps(budget, batch, samples, seconds_per_step)
     recipe, why = _by_epochs() if budget.seconds is None else _by_time(steps)
-    why |= _reasons(machine, batch, cases, batch_dice, seconds_per_step)
+    why |= _reasons(machine, batch_dice, seconds_per_step)
+    why["steps_per_epoch"] = why_steps(samples, batch)
     return Training.parse({**common, **recipe, "why": why})
 
 
-def expected_steps(budget: Budget, batch: int, cases: int, seconds_per_step: float) -> int:
+def samples_per_epoch(cases: int, geometry: Geometry) -> int:
+    """How many samples one pass over the cases gives: one a case, or one a slice where a flat network slices."""
+    axis = geometry.slice_axis
+    return max(1, cases) * (1 if axis is None else geometry.median_shape[axis])
+
+
+def why_steps(samples: int, batch: int) -> str:
+    """The reason for the number of steps in an epoch."""
+    return f"One pass over what a fold learns from: {samples} samples, {batch} at a time."
+
+
+def expected_steps(budget: Budget, batch: int, samples: int, seconds_per_step: float) -> int:
     """Optimiser steps within a budget."""
     if budget.epochs is not None:
-        return budget.epochs * max(1, ceil(cases / batch))
+        return budget.epochs * ceil(samples / batch)
     return max(1, int((budget.seconds or 0.0) / max(seconds_per_step, 1e-6)))
 
 
@@ -57,10 +69,12 @@ def _by_epochs() -> tuple[dict[str, object], dict[str, str]]:
         "average": 0.0,
     }
     return recipe, {
-        "optimiser": "Stochastic gradient descent: over many epochs it ends better than adaptive steps (Isensee et al. 2021).",
+        "optimiser": "Stochastic gradient descent: over many epochs it ends better than adaptive steps "
+        "(Isensee et al. 2021).",
         "learning_rate": "0.01, nnU-Net's start, which held on all its datasets.",
         "weight_decay": "3e-5, as nnU-Net.",
-        "momentum": "0.99 with Nesterov's correction: patches differ so much that gradients need a long memory.",
+        "momentum": "0.99 with Nesterov's correction: patches differ so much that gradients need a long "
+        "memory.",
         "warmup": "None: instance normalisation keeps the first steps tame.",
         "power": "The rate falls as (1 - share of the budget)^0.9 to zero (Chen et al., DeepLab).",
         "clip": "Gradients longer than 12 are cut: only outliers are.",
@@ -81,21 +95,23 @@ def _by_time(steps: int) -> tuple[dict[str, object], dict[str, str]]:
         "average": average,
     }
     return recipe, {
-        "optimiser": "AdamW: within minutes it is far ahead of gradient descent with momentum (Loshchilov and Hutter 2019).",
-        "learning_rate": "0.002: twice AdamW's usual rate, which instance normalisation allows and few steps ask for.",
+        "optimiser": "AdamW: within minutes it is far ahead of gradient descent with momentum (Loshchilov "
+        "and Hutter 2019).",
+        "learning_rate": "0.002: twice AdamW's usual rate, which instance normalisation allows and few "
+        "steps ask for.",
         "weight_decay": "0.01, AdamW's default: it hardly matters in so few steps.",
         "momentum": "0.9, AdamW's default.",
-        "warmup": "Over the first 3 % of the budget the rate rises from zero, until AdamW has seen typical gradients.",
+        "warmup": "Over the first 3 % of the budget the rate rises from zero, until AdamW has seen typical "
+        "gradients.",
         "power": "Then it falls in a straight line with the elapsed share of the budget, to zero at its end.",
-        "clip": "Gradients longer than 1 are shortened: AdamW's step hardly depends on their length, its memory does.",
-        "average": f"The weights used are a running average with factor {average:g}, about the last {1 / (1 - average):.0f} "
-        "steps: it takes out the noise of small batches.",
+        "clip": "Gradients longer than 1 are shortened: AdamW's step hardly depends on their length, its "
+        "memory does.",
+        "average": f"The weights used are a running average with factor {average:g}, about the last "
+        f"{1 / (1 - average):.0f} steps: it takes out the noise of small batches.",
     }
 
 
-def _reasons(
-    machine: Machine, batch: int, cases: int, batch_dice: bool, seconds_per_step: float
-) -> dict[str, str]:
+def _reasons(machine: Machine, batch_dice: bool, seconds_per_step: float) -> dict[str, str]:
     precise = {
         "float32": "Full precision: this machine gains nothing from less.",
         "bfloat16": "bfloat16: about twice as fast here, with the range of float32.",
@@ -103,15 +119,19 @@ def _reasons(
     }
     return {
         "budget": "As asked for; shared when several networks are trained.",
-        "steps_per_epoch": f"One pass over the {cases} cases of a fold, {batch} at a time.",
-        "foreground_share": "A third of the patches is centred on a structure, so that small ones are seen in most steps.",
+        "foreground_share": "A third of the patches is centred on a structure, so that small ones are seen "
+        "in most steps.",
         "batch_dice": (
-            "Overlap is counted over the whole batch: a patch shows only part of a case, and often none of a structure."
+            "Overlap is counted over the whole batch: a patch shows only part of a case, and often none of "
+            "a structure."
             if batch_dice
             else "Overlap is counted patch by patch: each shows most of a case."
         ),
         "precision": precise[machine.precision],
         "channels_last": "Channels lie side by side in memory, as the fast convolutions want them.",
         "compile": "Not compiled: compiling costs a minute or more and gains little for plain convolutions.",
-        "seconds_per_step": f"{seconds_per_step:.3g} s, the basis of the estimates above.",
+        "checkpoint_seconds": "Whatever happens, at most a minute of learning is lost.",
+        "seconds_per_step": f"{seconds_per_step:.3g} s, the basis of the estimates above."
+        if seconds_per_step
+        else "Not measured: a budget in epochs does not depend on it.",
     }
