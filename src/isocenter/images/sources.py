@@ -90,7 +90,8 @@ def is_source(path: str | Path) -> bool:
 def find(folder: str | Path) -> list[str]:
     """All readable sources below a folder, sorted; a DICOM series is one source.
 
-    A folder that holds one series gives its own path, one that holds several gives `folder::UID` for each.
+    A folder that holds one series gives its own path, one that holds several gives `folder::UID` for each,
+    or the file where a series has one file only.
     Links to folders are followed once; hidden files are left out.
 
     Raises:
@@ -113,8 +114,11 @@ def _series(folder: Path, files: list[Path]) -> list[str]:
         return []
     from isocenter.images.formats import dicom
 
-    uids = dicom.series(folder, files)
-    return [str(folder)] if len(uids) == 1 else [f"{folder}::{uid}" for uid in uids]
+    found = dicom.series(files)
+    if len(found) == 1:
+        return [str(folder)]
+    # A picture that is a series by itself, as X-rays are, is called by its file.
+    return [str(own[0]) if len(own) == 1 else f"{folder}::{uid}" for uid, own in found.items()]
 
 
 def _single_files(files: Iterable[Path]) -> list[Path]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from isocenter.errors import IsocenterError, IsocenterWarning, UnreadableFile
 from isocenter.images.formats import stream
+from isocenter.images.formats.affine import checked_affine
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
 
@@ -249,9 +250,9 @@ def _scaled(array: NDArray[Any], layout: _Layout, path: Path) -> NDArray[Any]:
     if (slope, intercept) == (1.0, 0.0):
         return array
     exact = array.dtype.itemsize > 2 and array.dtype != np.float32
-    scaled = array.astype(np.float64 if exact else np.float32)
-    scaled *= slope
-    scaled += intercept
+    scaled: NDArray[np.floating[Any]] = array.astype(np.float64 if exact else np.float32)
+    np.multiply(scaled, slope, out=scaled)
+    np.add(scaled, intercept, out=scaled)
     return scaled
 
 
@@ -277,7 +278,7 @@ def _geometry(layout: _Layout, path: Path, quiet: bool) -> Geometry:
     unit = _MILLIMETRES.get(int(layout.fields["xyzt_units"]) & 7, 1.0)
     affine = _affine(layout, spacing, path, quiet)
     affine[:3] *= unit
-    return Geometry(layout.shape, _complete(affine, layout.dims, path), layout.raw)
+    return Geometry(layout.shape, checked_affine(affine, layout.dims, path), layout.raw)
 
 
 def _affine(layout: _Layout, spacing: NDArray[np.float64], path: Path, quiet: bool) -> NDArray[np.float64]:
@@ -343,29 +344,6 @@ def _compare_forms(
             IsocenterWarning,
             stacklevel=2,
         )
-
-
-def _complete(affine: NDArray[np.float64], dims: int, path: Path) -> NDArray[np.float64]:
-    """A checked affine whose absent axes are unit vectors square to the others."""
-    axes = affine[:3, :dims]
-    if not np.all(np.isfinite(affine[:3, [*range(dims), 3]])):
-        raise UnreadableFile(
-            "its geometry (affine) holds values that are not numbers.", where=path, cure=_CURE
-        )
-    lengths = np.linalg.norm(axes, axis=0)
-    if np.any(lengths == 0) or np.linalg.matrix_rank(axes / lengths, tol=1e-4) < dims:
-        raise UnreadableFile(
-            "its geometry (affine) is singular: axes fall together or have no length.",
-            where=path,
-            cure=_CURE,
-        )
-    if dims < 3:
-        # The left singular vectors beyond the rank span what is square to the axes.
-        normals = np.linalg.svd(axes)[0][:, dims:]
-        given = np.einsum("ij,ij->j", np.nan_to_num(affine[:3, dims:3]), normals)
-        largest = normals[np.abs(normals).argmax(axis=0), range(3 - dims)]
-        affine[:3, dims:3] = normals * np.sign(np.where(np.abs(given) > 1e-6, given, largest))
-    return affine
 
 
 # ---------------------------------------------------------------------------------------------- writing

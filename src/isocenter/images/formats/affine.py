@@ -1,0 +1,50 @@
+"""What every format asks of the affine that it has read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isocenter.errors import UnreadableFile
+
+_CURE = "Repair the header or export the file again."
+
+
+def checked_affine(affine: NDArray[np.float64], dims: int, where: Path) -> NDArray[np.float64]:
+    """A copy whose absent axes are unit vectors square to the others.
+
+    Args:
+        affine: 4 × 4, from (x, y, z, 1) to mm.
+        dims: How many of its axes the image has.
+        where: The file, for the message.
+
+    Raises:
+        UnreadableFile: A value is not finite, an axis has no length, or axes fall together.
+    """
+    affine = affine.copy()
+    axes = affine[:3, :dims]
+    if not np.all(np.isfinite(affine[:3, [*range(dims), 3]])):
+        raise UnreadableFile(
+            "its geometry (affine) holds values that are not numbers.", where=where, cure=_CURE
+        )
+    lengths = np.linalg.norm(axes, axis=0)
+    if np.any(lengths == 0) or np.linalg.matrix_rank(axes / lengths, tol=1e-4) < dims:
+        raise UnreadableFile(
+            "its geometry (affine) is singular: axes fall together or have no length.",
+            where=where,
+            cure=_CURE,
+        )
+    if dims < 3:
+        # The left singular vectors beyond the rank span what is square to the axes.
+        normals = np.linalg.svd(axes)[0][:, dims:]
+        given = np.einsum("ij,ij->j", np.nan_to_num(affine[:3, dims:3]), normals)
+        largest = normals[np.abs(normals).argmax(axis=0), range(3 - dims)]
+        affine[:3, dims:3] = normals * np.sign(np.where(np.abs(given) > 1e-6, given, largest))
+    return affine
+
+
+def to_ras(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """An affine into LPS+ millimetres, as DICOM and ITK count, turned to RAS+; and back."""
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
