@@ -366,16 +366,12 @@ def _left_product(matrix: Floats, inputs: Floats, outputs: Floats) -> None:
 
 def _row_pieces(array: Floats) -> Floats:
     """View (n COLUMNS, m) as (n, COLUMNS, m)."""
-    down, across = array.strides
-    shape = (len(array) // COLUMNS, COLUMNS, array.shape[1])
-    return np.lib.stride_tricks.as_strided(array, shape, (COLUMNS * down, down, across))
+    return array.reshape(-1, COLUMNS, array.shape[1], copy=False)
 
 
 def _column_pieces(array: Floats) -> Floats:
     """View (m, n COLUMNS) as (n, m, COLUMNS)."""
-    down, across = array.strides
-    shape = (array.shape[1] // COLUMNS, len(array), COLUMNS)
-    return np.lib.stride_tricks.as_strided(array, shape, (COLUMNS * across, down, across))
+    return array.reshape(len(array), -1, COLUMNS, copy=False).transpose(1, 0, 2)
 
 
 # -------------------------------------------------------------------------------------------- decisions
@@ -413,22 +409,9 @@ def _axis_corners(before: int, after: int, order: int) -> _Corners:
     return _Corners(low, high, np.where(outside, 0, beyond), parts, flat=False)
 
 
-@dataclass(frozen=True, eq=False)
-class _Undecided:
-    """The voxels of an output plane whose cells disagree, with the four in-plane corners of each.
-
-    `weights` (4, n) are products of whole numbers, of which `parts` make one.
-    """
-
-    flat: NDArray[np.intp]
-    places: NDArray[np.intp]
-    weights: NDArray[np.float64]
-    parts: int
-
-
 def _settled(
     decisions: NDArray[Any], corners: Sequence[_Corners], lower: int, upper: int
-) -> tuple[NDArray[Any], _Undecided]:
+) -> tuple[NDArray[Any], NDArray[np.intp]]:
     """Spread the decisions of one layer of cells over the output plane, and find where that does not do."""
     _, height, width = corners
     first, second = decisions[lower], decisions[upper]
@@ -437,8 +420,7 @@ def _settled(
         mixed |= _disagreement(second, height, width)
         mixed |= first != second
     plane = first.take(width.low, axis=1).take(height.low, axis=0)
-    undecided = np.flatnonzero(mixed.take(width.low, axis=1).take(height.low, axis=0))
-    return plane, _in_plane(undecided, height, width, first.shape[1])
+    return plane, np.flatnonzero(mixed.take(width.low, axis=1).take(height.low, axis=0))
 
 
 def _disagreement(plane: NDArray[Any], height: _Corners, width: _Corners) -> NDArray[np.bool_]:
@@ -452,15 +434,26 @@ def _disagreement(plane: NDArray[Any], height: _Corners, width: _Corners) -> NDA
     return mixed
 
 
-def _in_plane(undecided: NDArray[np.intp], height: _Corners, width: _Corners, stride: int) -> _Undecided:
-    row, column = np.divmod(undecided, len(width.low))
+@dataclass(frozen=True, eq=False)
+class _Points:
+    """Points of an output plane by their four in-plane corners, (4, n); weights are whole, over `parts`."""
+
+    places: NDArray[np.intp]
+    weights: NDArray[np.float64]
+    parts: int
+
+
+def _in_plane(points: NDArray[np.intp], corners: Sequence[_Corners], stride: int) -> _Points:
+    """The corners of flat output indices, as flat indices of input planes that are `stride` wide."""
+    _, height, width = corners
+    row, column = np.divmod(points, len(width.low))
     top, bottom = height.low[row] * stride, height.high[row] * stride
     left, right = width.low[column], width.high[column]
     places = np.stack([top + left, top + right, bottom + left, bottom + right])
     down, across = height.beyond[row].astype(np.float64), width.beyond[column].astype(np.float64)
     up, back = height.parts - down, width.parts - across
     weights = np.stack([up * back, up * across, down * back, down * across])
-    return _Undecided(undecided, places, weights, height.parts * width.parts)
+    return _Points(places, weights, height.parts * width.parts)
 
 
 def _fill_labels(
@@ -470,12 +463,13 @@ def _fill_labels(
     depth = corners[0]
     lower, upper = int(depth.low[group[0]]), int(depth.high[group[0]])
     plane, undecided = _settled(source, corners, lower, upper)
-    found = np.concatenate([source[lower].ravel()[undecided.places], source[upper].ravel()[undecided.places]])
+    points = _in_plane(undecided, corners, source.shape[2])
+    found = np.concatenate([source[z].reshape(-1).take(points.places) for z in (lower, upper)])
     for z in group:
-        result[z] = plane
         beyond = float(depth.beyond[z])
-        weights = np.concatenate([undecided.weights * (depth.parts - beyond), undecided.weights * beyond])
-        result[z].reshape(-1)[undecided.flat] = _heaviest(found, weights)
+        weights = np.concatenate([points.weights * (depth.parts - beyond), points.weights * beyond])
+        plane.reshape(-1)[undecided] = _heaviest(found, weights)
+        result[z] = plane
 
 
 def _heaviest(found: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[Any]:
@@ -497,14 +491,16 @@ class _Winner:
         self.decided = decided
         self.decided[...] = 0
         self.best = None if regions else np.full(decided.shape, -np.inf, np.float32)
+        self.next = int(regions)
 
-    def offer(self, index: int, scores: Floats) -> None:
-        """Let class `index` take the points where it beats the others, or as a region is present."""
-        if self.best is None:
-            np.copyto(self.decided, index + 1, where=scores > 0)
-            return
-        np.copyto(self.decided, index, where=scores > self.best)
-        np.maximum(self.best, scores, out=self.best)
+    def offer(self, scores: Floats) -> None:
+        """Let the next class take the points where it beats those before, or where its region is."""
+        taken = (scores > (0 if self.best is None else self.best)).astype(self.decided.dtype)
+        taken *= self.next  # rows only grow, so the greatest is the latest; masks would stall on noise
+        np.maximum(self.decided, taken, out=self.decided)
+        if self.best is not None:
+            np.maximum(self.best, scores, out=self.best)
+        self.next += 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -521,57 +517,58 @@ class _Export:
     def decide(self, z: int) -> None:
         """Decide an input plane."""
         winner = _Winner(self.decisions[z], self.regions)
-        for index, plane in enumerate(self.scores[:, z]):
-            winner.offer(index, np.asarray(plane, np.float32))
+        for plane in self.scores[:, z]:
+            winner.offer(np.asarray(plane, np.float32))
 
     def fill(self, group: list[int]) -> None:
         """Write the output planes of `group`, which lie in the same layer of cells."""
         depth = self.corners[0]
-        lower, upper = int(depth.low[group[0]]), int(depth.high[group[0]])
-        plane, undecided = _settled(self.decisions, self.corners, lower, upper)
+        layers = int(depth.low[group[0]]), int(depth.high[group[0]])
         shares = [np.float32(depth.beyond[z] / depth.parts) for z in group]
-        for z, decided in zip(group, self._decided(undecided, (lower, upper), shares), strict=True):
-            plane.reshape(-1)[undecided.flat] = decided
+        plane, undecided = _settled(self.decisions, self.corners, *layers)
+        if undecided.size > DENSE_SHARE * plane.size:
+            for z, share in zip(group, shares, strict=True):
+                self.target[z] = self.table[self._whole(layers, share)]
+            return
+        points = _in_plane(undecided, self.corners, self.decisions.shape[2])
+        for z, decided in zip(group, self._at(points, layers, shares), strict=True):
+            plane.reshape(-1)[undecided] = decided
             self.target[z] = self.table[plane]
 
-    def _decided(
-        self, undecided: _Undecided, layers: tuple[int, int], shares: Sequence[np.float32]
+    def _whole(self, layers: tuple[int, int], share: np.float32) -> NDArray[Any]:
+        """Decide all points of a plane at a share of the way between two input planes."""
+        before, after = self.decisions.shape[1:], self.target.shape[1:]
+        height, width = (
+            _axis(*sizes, 0 if corner.flat else 1)
+            for *sizes, corner in zip(before, after, self.corners[1:], strict=True)
+        )
+        winner = _Winner(np.empty(after, self.decisions.dtype), self.regions)
+        interpolated = np.empty(after, np.float32)
+        for scores in self.scores:
+            lower, upper = (np.asarray(scores[z], np.float32) for z in layers)
+            _plane(lower + share * (upper - lower) if share else lower, interpolated, height, width)
+            winner.offer(interpolated)
+        return winner.decided
+
+    def _at(
+        self, points: _Points, layers: tuple[int, int], shares: Sequence[np.float32]
     ) -> list[NDArray[Any]]:
-        """Interpolate every class at the undecided points, at each share of the way between two planes."""
-        at = _interpolator(undecided, self.corners, self.scores.shape[2:])
-        winners = [_Winner(np.empty(undecided.flat.size, self.decisions.dtype), self.regions) for _ in shares]
-        for index in range(len(self.scores) if undecided.flat.size else 0):
-            lower, upper = (at(self.scores[index, z]) for z in layers)
+        """Decide single points of several planes, at each share of the way between two input planes."""
+        weights = (points.weights / points.parts).astype(np.float32)
+        winners = [_Winner(np.empty(weights.shape[1], self.decisions.dtype), self.regions) for _ in shares]
+        for scores in self.scores if weights.size else ():
+            lower, upper = (_gathered(scores[z], points.places, weights) for z in layers)
             for winner, share in zip(winners, shares, strict=True):
-                winner.offer(index, lower + share * (upper - lower))
+                winner.offer(lower + share * (upper - lower))
         return [winner.decided for winner in winners]
 
 
-def _interpolator(
-    undecided: _Undecided, corners: Sequence[_Corners], before: Sequence[int]
-) -> Callable[[NDArray[Any]], Floats]:
-    """How to read the undecided points from a plane: by their corners or, if many, with all others."""
-    height, width = (
-        _axis(size, len(corner.low), 0 if corner.flat else 1)
-        for size, corner in zip(before, corners[1:], strict=True)
-    )
-    if undecided.flat.size > DENSE_SHARE * height.size * width.size:
-
-        def from_plane(plane: NDArray[Any]) -> Floats:
-            whole = np.empty((height.size, width.size), np.float32)
-            _plane(plane, whole, height, width)
-            return whole.reshape(-1).take(undecided.flat)
-
-        return from_plane
-    weights = (undecided.weights / undecided.parts).astype(np.float32)
-
-    def from_corners(plane: NDArray[Any]) -> Floats:
-        found = np.asarray(plane, np.float32).reshape(-1).take(undecided.places)
-        found *= weights
-        total: Floats = np.add.reduce(found, axis=0)
-        return total
-
-    return from_corners
+def _gathered(plane: NDArray[Any], places: NDArray[np.intp], weights: Floats) -> Floats:
+    """The weighted sum of four corners for each point."""
+    found = np.asarray(plane, np.float32).reshape(-1).take(places)
+    found *= weights
+    total: Floats = np.add.reduce(found, axis=0)
+    return total
 
 
 # ----------------------------------------------------------------------------------- shapes and threads
