@@ -16,7 +16,7 @@ import pytest
 
 import isocenter
 from isocenter import cli
-from isocenter.errors import BadDataset, BadPlan, IsocenterError, IsocenterWarning
+from isocenter.errors import BadDataset, BadPlan, Interrupted, IsocenterError, IsocenterWarning
 from isocenter.pipeline import progress
 from isocenter.records import Budget, CaseScore, Interval, Scores
 
@@ -270,6 +270,15 @@ def test_an_interrupt_ends_with_130_and_a_line(monkeypatch: pytest.MonkeyPatch, 
     assert capsys.readouterr().err == "Interrupted.\n"
 
 
+def test_training_that_was_asked_to_stop_ends_with_130_and_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    fault = Interrupted("stopped at step 8; the state is saved.", where="run", cure="Go on with --resume.")
+    monkeypatch.setattr(isocenter, "train", broken(fault))
+    assert cli.main(["train", "data", "--out", "run"]) == 130
+    assert "Go on with --resume." in capsys.readouterr().err
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
 def test_control_c_ends_a_real_process_cleanly(tmp_path: Path) -> None:
     script = tmp_path / "waits.py"
@@ -315,7 +324,7 @@ def test_findings_of_check_decide_its_exit_status(monkeypatch: pytest.MonkeyPatc
     grave = Finding(level="error", where="a.nii.gz", what="It is cut short.", cure="Copy it again.")
     monkeypatch.setattr(isocenter, "open", lambda data, task=None: empty)
     for findings, status in (([], 0), ([grave.changed(level="warning")], 0), ([grave], 2)):
-        monkeypatch.setattr(check, "check", lambda _, found=findings: found)
+        monkeypatch.setattr(check, "check", lambda *_, found=findings: found)
         assert cli.main(["check", "data", "--json"]) == status
         assert len(json.loads(capsys.readouterr().out)["findings"]) == len(findings)
 
@@ -366,6 +375,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(
 
 
 def test_progress_is_silent_in_a_library_and_where_asked(capsys: Capture) -> None:
+    progress.say("nobody asked")
     assert list(progress.track(iter("ab"), "Reading")) == ["a", "b"]
     with progress.plain_lines(), progress.silent(), progress.bar("Reading", 2) as bar:
         bar.advance()

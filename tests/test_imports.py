@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,20 +60,28 @@ def test_the_measures_and_the_images_work_without_torch() -> None:
 # -------------------------------------------------------------------------------------- what no file may say
 
 
+@functools.cache
+def nodes() -> list[tuple[str, ast.AST]]:
+    """Every call and import of the source, with its place."""
+    kinds = (ast.Call, ast.Import, ast.ImportFrom)
+    return [
+        (f"{path.relative_to(SOURCE).as_posix()}:{node.lineno}", node)
+        for path in sorted(SOURCE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, kinds)
+    ]
+
+
 def calls() -> Iterator[tuple[str, ast.Call]]:
-    for path in sorted(SOURCE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call):
-                yield f"{path.relative_to(SOURCE)}:{node.lineno}", node
+    return ((place, node) for place, node in nodes() if isinstance(node, ast.Call))
 
 
 def imports() -> Iterator[tuple[str, str]]:
-    for path in sorted(SOURCE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module]
-            yield from ((f"{path.relative_to(SOURCE)}:{node.lineno}", name) for name in names)
+    for place, node in nodes():
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        yield from ((place, name) for name in names)
 
 
 def test_nothing_is_ever_unpickled() -> None:

@@ -10,7 +10,6 @@ The verbs are those of the command line. Each imports what it needs when it is c
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,7 +27,7 @@ DEFAULT_METHOD = "segmentation/nnunet"
 DEFAULT_BUDGET = "1h"
 
 
-def open(data: str | os.PathLike[str], *, task: str | None = None) -> Dataset:  # noqa: A001 - the verb's name
+def open(data: str | Path, *, task: str | None = None) -> Dataset:  # noqa: A001 - the verb's name
     """Open a dataset in place, in whatever layout people have it.
 
     Args:
@@ -44,11 +43,11 @@ def open(data: str | os.PathLike[str], *, task: str | None = None) -> Dataset:  
 
 
 def plan(
-    data: str | os.PathLike[str] | Dataset,
+    data: str | Path | Dataset,
     *,
     method: str = DEFAULT_METHOD,
     budget: str = DEFAULT_BUDGET,
-    out: str | os.PathLike[str] | None = None,
+    out: str | Path | None = None,
     seed: int = 0,
     device: str = "auto",
     workers: int | None = None,
@@ -74,11 +73,13 @@ def plan(
     """
     from isocenter.pipeline import fingerprint as measuring
     from isocenter.pipeline import plan as planning
+    from isocenter.pipeline import progress
     from isocenter.records import Budget
 
     dataset = _dataset(data, task)
     length = Budget.read(budget)
-    fingerprint = measuring.measure(dataset, workers=workers)
+    with progress.bar("Measuring", total=len(dataset.cases)) as shown:
+        fingerprint = measuring.measure(dataset, workers=workers, progress=shown.count)
     made = planning.make(dataset, fingerprint, method, length, seed=seed, overrides=overrides, device=device)
     if out is not None:
         for record, name in ((dataset, "dataset"), (fingerprint, "fingerprint"), (made, "plan")):
@@ -87,13 +88,13 @@ def plan(
 
 
 def train(
-    data: str | os.PathLike[str] | Dataset,
-    out: str | os.PathLike[str],
+    data: str | Path | Dataset,
+    out: str | Path,
     *,
     method: str | None = None,
     budget: str | None = None,
     folds: Sequence[int] | None = (0,),
-    start: str | os.PathLike[str] | None = None,
+    start: str | Path | None = None,
     freeze: str | None = None,
     resume: bool = False,
     seed: int = 0,
@@ -146,9 +147,9 @@ def train(
 
 
 def predict(
-    run: str | os.PathLike[str],
-    inputs: Sequence[str | os.PathLike[str]],
-    out: str | os.PathLike[str],
+    run: str | Path,
+    inputs: Sequence[str | Path],
+    out: str | Path,
     *,
     device: str = "auto",
     workers: int | None = None,
@@ -190,9 +191,9 @@ def predict(
 
 
 def evaluate(
-    answers: str | os.PathLike[str],
-    truths: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    answers: str | Path,
+    truths: str | Path,
+    out: str | Path,
     *,
     task: str = "segmentation",
     workers: int | None = None,
@@ -214,7 +215,7 @@ def evaluate(
     return stage.evaluate(Path(answers), Path(truths), Path(out), task=task, workers=workers)
 
 
-def report(run: str | os.PathLike[str]) -> Path:
+def report(run: str | Path) -> Path:
     """Write the report of a run, one page that opens offline, and give its path.
 
     Raises:
@@ -225,7 +226,7 @@ def report(run: str | os.PathLike[str]) -> Path:
     return stage.report(Path(run))
 
 
-def load(model: str | os.PathLike[str], *, device: str = "auto") -> Model:
+def load(model: str | Path, *, device: str = "auto") -> Model:
     """Load a trained model; `load(folder).predict("scan.nii.gz")` answers for one image.
 
     Raises:
@@ -236,5 +237,5 @@ def load(model: str | os.PathLike[str], *, device: str = "auto") -> Model:
     return stage.load(Path(model), device=device)
 
 
-def _dataset(data: str | os.PathLike[str] | Dataset, task: str | None) -> Dataset:
-    return open(data, task=task) if isinstance(data, str | os.PathLike) else data
+def _dataset(data: str | Path | Dataset, task: str | None) -> Dataset:
+    return open(data, task=task) if isinstance(data, str | Path) else data

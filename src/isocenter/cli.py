@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 import isocenter
-from isocenter.errors import BadPlan, IsocenterError, IsocenterWarning, suggestion
+from isocenter.errors import BadPlan, Interrupted, IsocenterError, IsocenterWarning, suggestion
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -46,6 +46,10 @@ class Answer:
 Data = Annotated[Path, Parameter(help="A dataset: a folder, its `dataset.json`, or a CSV manifest.")]
 Run = Annotated[Path, Parameter(help="The folder of a run, or of a model.")]
 Task = Annotated[str | None, Parameter(help="What is asked of the images, where the files do not say it.")]
+Workers = Annotated[
+    int | None,
+    Parameter(help="Processes or threads beside the main one; by default as many as there are cores."),
+]
 Switch = Annotated[bool, Parameter(show_default=False)]
 
 
@@ -67,8 +71,7 @@ class Resources:
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where networks run; `auto` takes a GPU where there is one."""
-    workers: int | None = None
-    """Processes or threads beside the main one; by default as many as there are cores."""
+    workers: Workers = None
 
 
 @Parameter(name="*", group="Plan")
@@ -132,12 +135,14 @@ def methods(*, task: Task = None, common: Common = Common()) -> Answer:
 
 
 @app.command(sort_key=next(_order))
-def check(data: Data, /, *, task: Task = None, common: Common = Common()) -> Answer:
+def check(data: Data, /, *, task: Task = None, workers: Workers = None, common: Common = Common()) -> Answer:
     """Say whether a dataset is sound, and if not: which file, why, and what to do."""
     from isocenter.pipeline import check as stage
+    from isocenter.pipeline import progress
 
     dataset = isocenter.open(data, task=task)
-    findings = stage.check(dataset)
+    with progress.bar("Reading", total=len(dataset.cases)) as shown:
+        findings = stage.check(dataset, workers, shown.count)
     errors = sum(finding.level == "error" for finding in findings)
     cases = len(dataset.cases)
     lines = [f"{found.level}: {found.where}: {found.what} {found.cure}".rstrip() for found in findings]
@@ -396,7 +401,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CycloptsError as error:
         return _failed(BadPlan(str(error), cure=_see_help(words)), as_json=as_json, verbose=verbose)
     except IsocenterError as error:
-        return _failed(error, as_json=as_json, verbose=verbose)
+        status = _failed(error, as_json=as_json, verbose=verbose)
+        return INTERRUPTED if isinstance(error, Interrupted) else status
     except KeyboardInterrupt:
         _complain("Interrupted.")
         return INTERRUPTED

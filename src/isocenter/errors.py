@@ -54,6 +54,10 @@ class RunFailed(IsocenterError):
     """Training or prediction that had to stop."""
 
 
+class Interrupted(IsocenterError):
+    """Work that was asked to stop, and that has saved what it had reached."""
+
+
 class IsocenterWarning(UserWarning):
     """Something unusual that was handled; the message says how."""
 

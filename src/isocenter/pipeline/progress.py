@@ -42,6 +42,10 @@ class Bar:
     def reach(self, done: float) -> None:
         """Say that `done` of the total is done, for work that is measured from its start."""
 
+    def count(self, done: int, total: int) -> None:
+        """Say that `done` of `total` things are done, for work that reports in this way."""
+        self.reach(done)
+
     def note(self, text: str) -> None:
         """Show a few words beside the bar, for example the loss."""
 
@@ -163,10 +167,10 @@ def plain_lines() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Write one line to standard error, above the bars where there are any."""
+    """Write one line to standard error, above the bars where there are any, unless all is silent."""
     if _display.bars is not None:
         _display.bars.console.print(text, markup=False, highlight=False)
-    else:
+    elif not _display.silent and (_display.plain or sys.stderr.isatty()):
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
