@@ -116,10 +116,10 @@ def _missing(dataset: Dataset, case: Case) -> Iterator[Finding]:
         if file is None:
             what = f"case '{case.id}' has no image for channel '{channel.name}'."
             yield _finding("error", where(dataset, case), what, "Add the file, or leave the case out.")
-    for file in (*case.inputs[IMAGE], case.truth.get(TRUTH)):
-        if file is None:
+    for named in (*case.inputs[IMAGE], case.truth.get(TRUTH)):
+        if named is None:
             continue
-        path = dataset.path(str(file).partition("::")[0])
+        path = dataset.path(str(named).partition("::")[0])
         try:
             path.stat()
         except OSError as error:

@@ -1,8 +1,8 @@
 """Measure the dataset once: all that the rules of planning need to know, so that no image is read for them.
 
 Intensities are drawn: 10,000 voxels of each case (fewer where there are more than 2,000 cases), with
-replacement and with a seed made of the case's id, so that every case counts the same and neither the number of
-workers nor their order matters. nnU-Net does likewise (Isensee et al. 2021, "dataset fingerprint").
+replacement and with a seed made of the case's id, so that every case counts the same and neither the number
+of workers nor their order matters. nnU-Net does likewise (Isensee et al. 2021, "dataset fingerprint").
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ def measure(dataset: Dataset, workers: int | None = None, progress: Progress | N
         BadDataset: `check` would find an error; the first is named.
     """
     start = time.perf_counter()
-    check.refuse(check.structure(dataset), dataset)
+    structure = check.structure(dataset)
+    check.refuse(structure, dataset)
     examined = survey(dataset, workers, progress)
     findings = check.of_cases(dataset, examined)
     check.refuse(findings, dataset)
-    check.tell(findings)
+    check.tell([*structure, *findings])
     cases = [one.measure for one in examined if one.measure is not None]
     return Fingerprint(
         task=dataset.task,

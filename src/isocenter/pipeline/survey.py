@@ -304,8 +304,8 @@ def _draw(image: NDArray[Any], foreground: NDArray[np.bool_], count: int, seed: 
         seen += there.size
     return Draws(
         np.concatenate(values, axis=1),
-        tuple(float(one) for one in np.min([low for low, _ in extremes], axis=0)),
-        tuple(float(one) for one in np.max([high for _, high in extremes], axis=0)),
+        tuple(float(one) + 0.0 for one in np.min([low for low, _ in extremes], axis=0)),
+        tuple(float(one) + 0.0 for one in np.max([high for _, high in extremes], axis=0)),
         inside,
     )
 

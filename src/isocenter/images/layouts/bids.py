@@ -75,7 +75,7 @@ def _files(root: Path, subjects: list[str], kinds: set[str] | None) -> dict[str,
     """Each case's images by key, one folder of a data type after the other."""
     found: dict[str, dict[str, str]] = {}
     for folder in (place for subject in subjects for place in _places(root, subject, kinds)):
-        for name, file in sources(root, folder).items():
+        for name, file in sources(root, folder, series=False).items():
             if matched := _NAME.fullmatch(name):
                 found.setdefault(matched["case"], {})[matched["key"]] = file
     return found

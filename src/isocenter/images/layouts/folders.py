@@ -56,7 +56,10 @@ def read(root: Path, said: Declaration) -> Draft:
 
 def recognises_cases(root: Path) -> bool:
     """Whether each subfolder holds one case's files, one of them named as labels are."""
-    subjects = _subjects(root)
+    try:
+        subjects = _subjects(root)
+    except BadDataset:
+        return False
     return any(keyed.TRUTHS.search(key) for found in subjects.values() for key in found)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isocenter import images
-from isocenter.errors import BadDataset
+from isocenter.errors import BadDataset, IsocenterWarning
 from isocenter.images.layouts.draft import TRUTH, Draft
 from isocenter.images.layouts.listing import some
 from isocenter.records import Label
@@ -111,6 +112,12 @@ def inferred(draft: Draft) -> tuple[tuple[Label, ...], bool]:
             "no label file holds anything but background.", where=draft.root, cure="Check the label files."
         )
     if _count_objects(found):
+        warnings.warn(
+            f"{draft.root}: the label files number single objects (1 to {max(every)}), so any value above 0 "
+            'counts as one structure, "object"; name it, or say otherwise, in isocenter.json.',
+            IsocenterWarning,
+            stacklevel=3,
+        )
         return (Label(name="object", values=(1,)),), True
     if len(every) > MANY:
         raise BadDataset(

@@ -90,14 +90,14 @@ def folders(folder: Path) -> dict[str, str]:
     return {entry.name.lower(): entry.name for entry in entries(folder) if _is_folder(entry)}
 
 
-def sources(root: Path, folder: str) -> dict[str, str]:
-    """The images of a folder by name without suffix: files, and subfolders that hold one DICOM series.
+def sources(root: Path, folder: str, *, series: bool = True) -> dict[str, str]:
+    """The images of a folder by name without suffix: files and, with `series`, subfolders of one DICOM series.
 
     Raises:
         BadDataset: Two files bear the same name, a name holds a control character, or a link leads nowhere.
     """
     found: dict[str, str] = {}
-    for name, source in _sources(root, folder):
+    for name, source in _sources(root, folder, series):
         if name in found:
             raise BadDataset(
                 f"'{found[name]}' and '{source}' bear the same name.", where=root, cure="Keep one of them."
@@ -106,7 +106,7 @@ def sources(root: Path, folder: str) -> dict[str, str]:
     return found
 
 
-def _sources(root: Path, folder: str) -> Iterator[tuple[str, str]]:
+def _sources(root: Path, folder: str, series: bool) -> Iterator[tuple[str, str]]:
     listed = entries(root / folder)
     names = {entry.name for entry in listed}
     for entry in listed:
@@ -114,14 +114,14 @@ def _sources(root: Path, folder: str) -> Iterator[tuple[str, str]]:
         if path.suffix == ".img" and path.with_suffix(".hdr").name in names:
             continue  # Analyze: the header stands for both
         if _is_folder(entry):
-            series = images.find(path)
-            if len(series) > 1:
+            inner = images.find(path) if series else []
+            if len(inner) > 1:
                 raise BadDataset(
-                    f"holds {len(series)} images where one is due.",
+                    f"holds {len(inner)} images where one is due.",
                     where=path,
                     cure="List the series you mean in a CSV manifest, as folder::SeriesInstanceUID.",
                 )
-            for source in series:
+            for source in inner:
                 yield entry.name, confined(root, source, path)
         elif entry.name.lower().endswith(tuple(images.SUFFIXES)):
             _reachable(path)

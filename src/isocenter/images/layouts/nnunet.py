@@ -131,6 +131,8 @@ def _folds(path: Path, known: list[str]) -> tuple[Fold, ...]:
         return ()
     try:
         splits = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(splits, list):
+            raise TypeError
         folds = tuple(Fold(train=tuple(s["train"]), validation=(), test=tuple(s["val"])) for s in splits)
     except OSError as error:
         raise unreadable(path, error) from error
