@@ -149,7 +149,7 @@ def table(scores: Scores) -> str:
     return stream.getvalue()
 
 
-# -------------------------------------------------------------------------------------------- who is judged
+# ---------------------------------------------------------------------------------------------- who is judged
 
 
 def _dataset(truths: Path, task: str | None, labels: Sequence[Label] | None) -> Dataset:
@@ -166,7 +166,7 @@ def _dataset(truths: Path, task: str | None, labels: Sequence[Label] | None) -> 
 
 
 def _is_dataset(truths: Path) -> bool:
-    markers = ("dataset.json", "dataset_description.json")
+    markers = ("dataset.json", "dataset_description.json", "isocenter.json")
     return truths.is_file() or any((truths / marker).is_file() for marker in markers)
 
 
@@ -227,7 +227,7 @@ def _names(folder: Path) -> dict[str, Path]:
     }
 
 
-# ------------------------------------------------------------------------------------------- who fits whom
+# ---------------------------------------------------------------------------------------------- who fits whom
 
 
 def _matched(dataset: Dataset, answers: Path, judge: Task, missing: Missing) -> dict[str, Path | None]:
@@ -301,7 +301,7 @@ def _refuse_strangers(
     )
 
 
-# --------------------------------------------------------------------------------------------- the judging
+# ------------------------------------------------------------------------------------------------ the judging
 
 
 @dataclass(frozen=True)

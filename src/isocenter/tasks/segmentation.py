@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +17,15 @@ from isocenter.images.image import Image
 from isocenter.images.layouts import read_truth
 from isocenter.images.layouts.draft import TRUTH
 from isocenter.parts.metrics.segmentation import RULES, segmentation
-from isocenter.parts.metrics.statistics import mean_interval
-from isocenter.records import Case, CaseScore, Dataset, Interval, Label
+from isocenter.parts.metrics.statistics import mean_intervals
+from isocenter.records import Case, CaseScore, Dataset, Label
 from isocenter.tasks.task import Facts, Picture, Summary, Task, Values
 
 if TYPE_CHECKING:
     from isocenter.images.geometry import Geometry
 
 Labels = NDArray[np.integer[Any]]
+Thing = TypeVar("Thing")
 
 MEAN = "mean"
 """The pseudo-label under which a case's average over its labels is kept."""
@@ -105,15 +107,13 @@ class Segmentation:
         Raises:
             BadDataset: A label bears the name under which the mean is kept.
         """
-        rows = [(case.patient, _with_mean(case)) for case in cases if case.values]
-        names = _ordered(name for _, values in rows for name in values)
+        rows = [_with_mean(case) for case in cases]
+        columns = _ordered((label, m) for row in rows for label, values in row.items() for m in values)
+        table = [[_number(row.get(label, {}).get(measure)) for label, measure in columns] for row in rows]
+        intervals = mean_intervals(table, [case.patient for case in cases]) if columns else []
         summary: Summary = {}
-        for name in sorted(names, key=lambda name: name == MEAN):
-            measures = _ordered(m for _, values in rows for m in values.get(name, {}))
-            summary[name] = {
-                measure: _interval([(who, values.get(name, {}).get(measure)) for who, values in rows])
-                for measure in measures
-            }
+        for (label, measure), interval in zip(columns, intervals, strict=True):
+            summary.setdefault(label, {})[measure] = interval
         return summary
 
     def groups(self, cases: Sequence[CaseScore]) -> dict[str, Summary]:
@@ -165,13 +165,12 @@ def _with_mean(case: CaseScore) -> dict[str, dict[str, float | None]]:
     return {**case.values, MEAN: average}
 
 
-def _interval(values: list[tuple[str, float | None]]) -> Interval:
-    defined = [(who, value) for who, value in values if value is not None]
-    return mean_interval([value for _, value in defined], [who for who, _ in defined])
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
-def _ordered(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
+def _ordered(things: Iterable[Thing]) -> list[Thing]:
+    return list(dict.fromkeys(things))
 
 
 TASK: Task = Segmentation()

@@ -248,8 +248,8 @@ def _encoded(pixels: NDArray[np.uint8]) -> str:
 
 
 def _caption(seen: View, index: int, geometry: Geometry, wrong: int) -> str:
-    amount = f"{wrong:,} voxel{'s' if wrong != 1 else ''} differ in the case" if wrong else "no voxel differs"
     if seen.axis is None:
+        amount = f"{wrong:,} pixel{' differs' if wrong == 1 else 's differ'}" if wrong else "no pixel differs"
         return f"As stored; {amount}."
-    side = {"R": "patient's right on the left", "A": "front on the left"}[seen.left]
-    return f"{seen.plane.capitalize()} slice {index + 1} of {geometry.shape[seen.axis]}, {side}; {amount}."
+    amount = f"{wrong:,} voxel{' differs' if wrong == 1 else 's differ'}" if wrong else "no voxel differs"
+    return f"{seen.plane.capitalize()} slice {index + 1} of {geometry.shape[seen.axis]}; {amount}."

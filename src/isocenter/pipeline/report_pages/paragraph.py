@@ -1,0 +1,214 @@
+"""The methods paragraph of a paper, written from the plan and the method's card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from isocenter import methods
+from isocenter.errors import IsocenterError
+from isocenter.records import Augmentation, Budget, Card, Channel, Dataset, Label, Plan, Scores, Stage
+
+_BOOTSTRAP = "Efron B. Better bootstrap confidence intervals. J Am Stat Assoc 82, 171–185 (1987)."
+_DICE = "Dice LR. Measures of the amount of ecologic association between species. Ecology 26, 297–302 (1945)."
+_SURFACE = (
+    "Nikolov S, et al. Clinically applicable segmentation of head and neck anatomy for radiotherapy. "
+    "J Med Internet Res 23, e26151 (2021)."
+)
+_HAUSDORFF = (
+    "Huttenlocher DP, Klanderman GA, Rucklidge WJ. Comparing images using the Hausdorff distance. "
+    "IEEE Trans Pattern Anal Mach Intell 15, 850–863 (1993)."
+)
+_OPTIMISERS = {"sgd": "stochastic gradient descent with Nesterov momentum", "adamw": "AdamW"}
+
+
+@dataclass(frozen=True)
+class Text:
+    """Words about how a run was made.
+
+    Attributes:
+        title: The method's name.
+        summary: What it is, in one sentence.
+        sentences: The methods paragraph; `[1]` points to the first reference.
+        references: What is cited, in order.
+        published: What the method's authors printed, beside which own figures may be read.
+    """
+
+    title: str
+    summary: str
+    sentences: tuple[str, ...]
+    references: tuple[str, ...]
+    published: dict[str, str]
+
+
+class _References:
+    """Numbers references in the order in which they are first cited."""
+
+    def __init__(self) -> None:
+        self.listed: list[str] = []
+
+    def cite(self, reference: str) -> str:
+        """` [n]`, or nothing where there is nothing to cite."""
+        if not reference:
+            return ""
+        if reference not in self.listed:
+            self.listed.append(reference)
+        return f" [{self.listed.index(reference) + 1}]"
+
+
+def methods_text(plan: Plan | None, dataset: Dataset | None, scores: Scores | None) -> Text:
+    """Write the paragraph from what is known; without a plan only the judging is described."""
+    cited = _References()
+    card = _card(plan)
+    sentences: list[str] = []
+    if plan is not None:
+        sentences += _trained(plan, dataset, card, cited)
+    if scores is not None:
+        sentences += _judged(scores, cited)
+    return Text(
+        card.title if plan else "", card.summary, tuple(sentences), tuple(cited.listed), dict(card.published)
+    )
+
+
+def _card(plan: Plan | None) -> Card:
+    """The method's card; a user's own file that has moved leaves its name."""
+    name = Path(plan.method).stem if plan else ""
+    try:
+        return methods.card(plan.method) if plan else Card(title="", reference="", row="", summary="")
+    except IsocenterError:
+        return Card(title=name, reference="", row="", summary="")
+
+
+def _trained(plan: Plan, dataset: Dataset | None, card: Card, cited: _References) -> list[str]:
+    cases = len({case for fold in plan.folds for case in (*fold.train, *fold.validation, *fold.test)})
+    first = f"{card.title}{cited.cite(card.reference)} was trained with isocenter {plan.isocenter}"
+    first += f" on {_counted(cases, 'case')}"
+    if dataset is not None:
+        first += f" of the dataset {dataset.name}{cited.cite(dataset.reference)}"
+    if plan.labels:
+        first += f" to segment {_counted(len(plan.labels), 'structure')} ({_few(plan.labels)})"
+    first += f" from {_counted(len(plan.channels), 'channel')} ({_few(plan.channels)})."
+    sentences = [first, *_folds(plan)]
+    for stage in plan.stages:
+        sentences += _stage(stage, plan)
+    sentences.append(
+        f"Training was given {spoken(plan.budget)} per fold on {_machine(plan)} in {plan.machine.precision} "
+        f"precision (seed {plan.seed})."
+    )
+    return sentences
+
+
+def _few(named: Sequence[Label | Channel]) -> str:
+    names = [one.name for one in named]
+    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:10])} and {len(names) - 10} more"
+
+
+def _machine(plan: Plan) -> str:
+    if plan.machine.device == "cpu":
+        return f"{plan.machine.cores} CPU cores"
+    return plan.machine.name
+
+
+def spoken(budget: Budget) -> str:
+    """A budget in words, `15 min` or `250 epochs`."""
+    return str(budget) if budget.seconds is None else duration(budget.seconds)
+
+
+def duration(seconds: float) -> str:
+    """A time in words, to the minute."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _folds(plan: Plan) -> list[str]:
+    if not plan.folds:
+        return []
+    held = len(plan.folds[0].validation)
+    choices = f", and {held} of its training cases served for choices only" if held else ""
+    return [
+        f"Cases were divided into {_counted(len(plan.folds), 'fold')} without splitting a patient; each "
+        f"fold's held-out cases were judged by the network that had not seen them{choices}."
+    ]
+
+
+def _stage(stage: Stage, plan: Plan) -> list[str]:
+    geometry, training = stage.geometry, stage.training
+    name = f"In stage {stage.name}, images" if len(plan.stages) > 1 else "Images"
+    unit = "pixels" if geometry.dims == 2 else "voxels"
+    return [
+        f"{name} were resampled to {_times(geometry.spacing_mm)} mm; {_intensities(stage)}.",
+        f"An encoder–decoder network of {len(stage.network.features)} levels with "
+        f"{stage.network.features[0]} to {max(stage.network.features)} features saw patches of "
+        f"{_times(geometry.patch)} {unit} in batches of {training.batch}.",
+        f"It was trained by {_OPTIMISERS.get(training.optimiser, training.optimiser)} with an initial "
+        f"learning rate of {training.learning_rate:g} and a weight decay of {training.weight_decay:g}; "
+        f"{_augmentation(stage.augmentation)}.",
+        f"Predictions of tiles with {stage.prediction.overlap:.0%} overlap were averaged with Gaussian "
+        "weights" + (", as were those of mirrored images." if stage.prediction.mirror else "."),
+    ]
+
+
+def _times(sizes: Sequence[float]) -> str:
+    return " × ".join(f"{size:.3g}" for size in sizes)
+
+
+def _intensities(stage: Stage) -> str:
+    schemes = {channel.scheme for channel in stage.normalisation.channels}
+    words = {
+        "ct": "Hounsfield units were clipped to the 0.5 and 99.5 percentiles of the foreground and scaled by "
+        "its mean and standard deviation",
+        "zscore": "each image's intensities were scaled to zero mean and unit standard deviation",
+        "unit": "intensities were scaled to the range 0 to 1",
+        "none": "intensities were left as they are",
+    }
+    return " and ".join(words[scheme] for scheme in sorted(schemes))
+
+
+def _augmentation(settings: Augmentation) -> str:
+    said = [
+        (bool(settings.rotation) and settings.rotation_probability > 0, "rotation"),
+        (settings.scale_probability > 0, "scaling"),
+        (settings.elastic_probability > 0 and settings.elastic > 0, "elastic deformation"),
+        (bool(settings.mirror), "mirroring"),
+        (settings.noise_probability > 0, "noise"),
+        (settings.blur_probability > 0, "blurring"),
+        (settings.brightness_probability > 0, "brightness"),
+        (settings.contrast_probability > 0, "contrast"),
+        (settings.low_resolution_probability > 0, "simulated low resolution"),
+        (settings.gamma_probability > 0, "gamma"),
+    ]
+    words = [word for used, word in said if used]
+    if not words:
+        return "no augmentation was used"
+    listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    return f"augmentation was by {listed}"
+
+
+def _judged(scores: Scores, cited: _References) -> list[str]:
+    patients = len({case.patient for case in scores.cases})
+    measured = {measure for values in scores.summary.values() for measure in values}
+    known = [
+        ("dice", "Dice coefficient", _DICE),
+        ("surface_dice", "surface Dice at a tolerance of 1 mm", _SURFACE),
+        ("hd95", "95th percentile of the Hausdorff distance", _HAUSDORFF),
+        ("assd", "average symmetric surface distance", ""),
+    ]
+    words = [f"{name}{cited.cite(source)}" for measure, name, source in known if measure in measured]
+    judged = f"{_counted(len(scores.cases), 'case')} of {_counted(patients, 'patient')} were judged"
+    by = f" by {', '.join(words)}" if words else ""
+    failed = sum(case.failure is not None for case in scores.cases)
+    missing = (
+        f" {_counted(failed, 'case')} without a usable answer counted as nothing found." if failed else ""
+    )
+    return [
+        f"{judged}{by}.",
+        f"Means are given with 95 % bias-corrected and accelerated bootstrap intervals over patients"
+        f"{cited.cite(_BOOTSTRAP)}.{missing}",
+    ]
