@@ -546,7 +546,10 @@ class _Export:
         interpolated = np.empty(after, np.float32)
         for scores in self.scores:
             lower, upper = (np.asarray(scores[z], np.float32) for z in layers)
-            _plane(lower + share * (upper - lower) if share else lower, interpolated, height, width)
+            between = upper - lower
+            between *= share
+            between += lower
+            _plane(between, interpolated, height, width)
             winner.offer(interpolated)
         return winner.decided
 
