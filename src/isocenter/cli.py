@@ -144,11 +144,14 @@ def check(data: Data, /, *, task: Task = None, workers: Workers = None, common: 
     with progress.bar("Reading", total=len(dataset.cases)) as shown:
         findings = stage.check(dataset, workers, shown.count)
     errors = sum(finding.level == "error" for finding in findings)
-    cases = len(dataset.cases)
+    cases, warned = len(dataset.cases), len(findings) - errors
     lines = [f"{found.level}: {found.where}: {found.what} {found.cure}".rstrip() for found in findings]
     return Answer(
         {"cases": cases, "errors": errors, "findings": [found.model_dump(mode="json") for found in findings]},
-        (*lines, f"{cases} cases, {errors} errors, {len(findings) - errors} warnings."),
+        (
+            *lines,
+            ", ".join((_count(cases, "case"), _count(errors, "error"), _count(warned, "warning"))) + ".",
+        ),
         BAD_INPUT if errors else SUCCESS,
     )
 
@@ -257,7 +260,7 @@ def predict(
         overwrite=overwrite,
     )
     written = [str(answer) for answer in answers]
-    return Answer({"answers": written}, (f"{len(written)} answers in {out}",))
+    return Answer({"answers": written}, (f"{_count(len(written), 'answer')} in {out}",))
 
 
 @app.command(sort_key=next(_order))
@@ -343,6 +346,10 @@ def _in_words(made: Plan) -> tuple[str, ...]:
     from isocenter.pipeline.plan import explain
 
     return (explain(made),)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _size(count: int) -> str:
