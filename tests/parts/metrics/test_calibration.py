@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn_metrics
+from sklearn.calibration import calibration_curve
+
+from isocenter.errors import IsocenterError
+from isocenter.parts.metrics import calibration
+
+
+def _sample(seed=0, cases=400):
+    rng = np.random.default_rng(seed)
+    given = rng.random(cases)
+    return given, (rng.random(cases) < given**2).astype(int)
+
+
+def test_four_cases_worked_by_hand():
+    # Two bins: (.2, .4) hold one positive of two, (.7, .9) two of two.
+    found = calibration.reliability([0.2, 0.4, 0.7, 0.9], [0, 1, 1, 1], bins=2)
+    assert found.cases.tolist() == [2, 2]
+    assert found.expected_error == pytest.approx((0.2 + 0.2) / 2)
+    assert found.largest_error == pytest.approx(0.2)
+
+
+def test_the_curve_agrees_with_scikit_learn():
+    given, truth = _sample()
+    frequency, confidence = calibration_curve(truth, given, n_bins=10)
+    ours = calibration.reliability(given, truth, bins=10)
+    assert ours.frequency == pytest.approx(frequency)
+    assert ours.confidence == pytest.approx(confidence)
+
+
+def test_scores_agree_with_scikit_learn():
+    given, truth = _sample()
+    assert calibration.brier(given, truth) == pytest.approx(sklearn_metrics.brier_score_loss(truth, given))
+    assert calibration.log_loss(given, truth) == pytest.approx(sklearn_metrics.log_loss(truth, given))
+    several = np.random.default_rng(2).dirichlet(np.ones(3), 50)
+    classes = np.random.default_rng(3).integers(0, 3, 50)
+    expected = sklearn_metrics.log_loss(classes, several, labels=[0, 1, 2])
+    assert calibration.log_loss(several, classes) == pytest.approx(expected)
+    expected = np.mean(((several - np.eye(3)[classes]) ** 2).sum(axis=1))
+    assert calibration.brier(several, classes) == pytest.approx(expected)
+
+
+def test_honest_probabilities_have_little_error_and_boastful_ones_much():
+    rng = np.random.default_rng(4)
+    given = rng.random(20000)
+    truth = (rng.random(20000) < given).astype(int)
+    assert calibration.expected_calibration_error(given, truth) < 0.02
+    assert calibration.expected_calibration_error((given > 0.5) * 1.0, truth) == pytest.approx(0.25, abs=0.02)
+
+
+def test_of_several_classes_the_largest_probability_is_judged():
+    found = calibration.reliability([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]], [0, 1], bins=1)
+    assert found.confidence[0] == pytest.approx(0.65)
+    assert found.frequency[0] == 0.5
+
+
+def test_bins_can_hold_equal_numbers():
+    given, truth = _sample(cases=100)
+    assert set(calibration.reliability(given, truth, bins=10, equal_numbers=True).cases) == {10}
+    constant = calibration.reliability([0.5] * 4, [0, 1, 0, 1], equal_numbers=True)
+    assert constant.cases.tolist() == [4]
+    assert constant.expected_error == 0.0
+
+
+def test_no_cases_have_no_error():
+    nothing = calibration.reliability([], [])
+    assert nothing.expected_error is nothing.largest_error is None
+    assert calibration.brier([], []) is calibration.log_loss([], []) is None
+
+
+def test_a_certain_error_is_large_but_finite():
+    assert calibration.log_loss([0.0], [1]) == pytest.approx(-np.log(1e-15))
+
+
+@pytest.mark.parametrize(
+    ("given", "truth", "words"),
+    [
+        ([1.2], [1], "outside 0 to 1"),
+        ([np.nan], [1], "not a number"),
+        ([0.5], [2], "a class outside"),
+        ([0.5, 0.5], [1], "do not fit"),
+        ([[0.5, 0.9]], [1], "sum to 1"),
+    ],
+)
+def test_probabilities_that_are_none_are_refused(given, truth, words):
+    with pytest.raises(IsocenterError, match=words):
+        calibration.brier(given, truth)
+
+
+def test_at_least_one_bin_is_needed():
+    with pytest.raises(IsocenterError, match="bins"):
+        calibration.reliability([0.5], [1], bins=0)
