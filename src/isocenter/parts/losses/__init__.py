@@ -1,0 +1,1 @@
+"""Losses: each a function of scores and truth, with its equation and source."""

@@ -1,0 +1,92 @@
+"""Weights and states of training on disk: safetensors, whole or absent, and never trusted blindly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+import isocenter
+from isocenter.errors import BadModel
+from isocenter.files import written_whole
+from isocenter.methods.method import Method
+
+FORMAT = 1
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write named tensors with a few facts about them, whole or not at all."""
+    content = {"format": FORMAT, "isocenter": isocenter.__version__, **facts}
+    with written_whole(path) as beside:
+        save_file(dict(tensors), beside, metadata={"isocenter": json.dumps(content)})
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read named tensors and the facts about them.
+
+    Raises:
+        BadModel: The file is absent, cut, no safetensors file, or of a newer format. A pickle is never opened.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("isocenter", "{}"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except FileNotFoundError as error:
+        raise BadModel(
+            "there are no weights here.", where=path, cure="Train first, or resume training."
+        ) from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadModel(
+            "this is not a whole safetensors file, and no other kind is opened.",
+            where=path,
+            cure="Copy the model again from where it came from.",
+        ) from error
+    if facts.get("format", 0) > FORMAT:
+        raise BadModel(
+            f"written by a newer isocenter ({facts.get('isocenter')}).", where=path, cure="Update isocenter."
+        )
+    return tensors, facts
+
+
+def load_weights(method: Method, path: Path) -> None:
+    """Put a model's weights into a method's modules.
+
+    Raises:
+        BadModel: Names or shapes differ from the plan's network, or a weight is not finite.
+    """
+    tensors, _ = load(path)
+    wanted = method.modules.state_dict()
+    absent, surplus = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
+    wrong = [key for key in wanted if key in tensors and tensors[key].shape != wanted[key].shape]
+    if absent or surplus or wrong:
+        example = (wrong or absent or surplus)[0]
+        raise BadModel(
+            f"the weights belong to another network than the plan describes (for example '{example}').",
+            where=path,
+            cure="Use the plan.json that was written with them.",
+        )
+    for key, value in tensors.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise BadModel(f"the weights hold numbers that are not finite ('{key}').", where=path)
+    method.modules.load_state_dict(tensors)
+
+
+def take_over(method: Method, path: Path) -> tuple[int, list[str]]:
+    """Start from another model's weights wherever name and shape agree.
+
+    Returns:
+        How many tensors were taken, and the names of those that were not.
+    """
+    tensors, _ = load(path)
+    own = method.modules.state_dict()
+    fitting = {key: value for key, value in tensors.items() if key in own and own[key].shape == value.shape}
+    if not fitting:
+        raise BadModel("nothing in these weights fits the planned network.", where=path)
+    method.modules.load_state_dict({**own, **fitting})
+    return len(fitting), sorted(set(own) - set(fitting))

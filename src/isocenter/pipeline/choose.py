@@ -1,0 +1,149 @@
+"""What cross-validation decides: the configuration or ensemble that answers, and how answers are cleaned up.
+
+Every decision is made on cases that are not scored by it: for a fold, on the held-out answers of the other
+folds; for the final model, on those of all folds.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from isocenter import images, tasks
+from isocenter.pipeline.evaluate import score_cases, write_scores
+from isocenter.pipeline.predict import default_members
+from isocenter.pipeline.run import Run
+from isocenter.records import CaseScore, Choice, Dataset, Plan, Scores
+
+LARGEST = "largest_component"
+
+
+def ensembles(plan: Plan) -> list[tuple[str, ...]]:
+    """Pairs of stages whose probabilities may be averaged; a cascade's first stage is left out."""
+    names = [stage.name for stage in plan.stages if all(other.after != stage.name for other in plan.stages)]
+    return list(itertools.combinations(names, 2))
+
+
+def title(members: Sequence[str]) -> str:
+    """The folder name of a stage or of an average of stages."""
+    return "+".join(members)
+
+
+def candidates(plan: Plan) -> list[tuple[str, ...]]:
+    """All that may answer: single stages first, then their averages."""
+    return [(stage.name,) for stage in plan.stages] + ensembles(plan)
+
+
+def folder(run: Run, plan: Plan, number: int, members: Sequence[str]) -> Path:
+    """Where one candidate's answers and scores of a fold lie."""
+    if len(members) == 1:
+        return run.stage(number, members[0], len(plan.stages))
+    return run.fold(number) / title(members)
+
+
+def scored(run: Run, plan: Plan, number: int) -> bool:
+    """Whether every candidate has scores in this fold."""
+    return all((folder(run, plan, number, each) / "scores.json").is_file() for each in candidates(plan))
+
+
+def choose(run: Run, plan: Plan, dataset: Dataset, numbers: Sequence[int]) -> Choice:
+    """Choose by the held-out answers of the given folds; without any, what the plan trusts most.
+
+    The candidate with the best mean of the task's headline measure wins; ties go to the simpler.
+    Then, label by label, only the largest component is kept if that raises the mean of the winner.
+    """
+    if not numbers:
+        members = default_members(plan)
+        return Choice(members=members, why={"members": "No other fold has run, so nothing was chosen."})
+    measure = tasks.load(plan.task).headline
+    means = {each: _mean(run, plan, numbers, each, measure) for each in candidates(plan)}
+    best = max(means, key=lambda each: (round(means[each], 6), -len(each)))
+    listed = "; ".join(f"{title(each)} {mean:.4f}" for each, mean in means.items())
+    why = {"members": f"Mean {measure} over the held-out cases of folds {_named(numbers)}: {listed}."}
+    kept, remarks = _components(run, plan, dataset, numbers, best, measure)
+    return Choice(members=best, tuned={LARGEST: list(kept)}, why={**why, LARGEST: remarks})
+
+
+def rows(run: Run, plan: Plan, dataset: Dataset, number: int, choice: Choice) -> list[CaseScore]:
+    """A fold's cases, scored as the choice says; cleaned answers lie beside the plain ones."""
+    chosen = folder(run, plan, number, choice.members)
+    plain = list(Scores.load(chosen / "scores.json").cases)
+    names = choice.tuned.get(LARGEST)
+    if not names:
+        return plain
+    cleaned = {row.case: row for row in _cleaned(run, plan, dataset, number, choice.members)}
+    return [_mixed(row, cleaned[row.case], names) for row in plain if isinstance(names, list)]
+
+
+def _mixed(plain: CaseScore, cleaned: CaseScore, names: Sequence[object]) -> CaseScore:
+    """Labels do not overlap, so cleaning one leaves the others' scores as they are."""
+    values = {label: (cleaned if label in names else plain).values[label] for label in plain.values}
+    return plain.changed(values=values)
+
+
+def _mean(run: Run, plan: Plan, numbers: Sequence[int], members: Sequence[str], measure: str) -> float:
+    summary = [
+        _defined(row.values, measure)
+        for number in numbers
+        for row in Scores.load(folder(run, plan, number, members) / "scores.json").cases
+    ]
+    values = [value for value in summary if value is not None]
+    return float(np.mean(values)) if values else 0.0
+
+
+def _defined(values: Mapping[str, Mapping[str, float | None]], measure: str) -> float | None:
+    found = [v for measures in values.values() if (v := measures.get(measure)) is not None]
+    return float(np.mean(found)) if found else None
+
+
+def _components(
+    run: Run, plan: Plan, dataset: Dataset, numbers: Sequence[int], members: Sequence[str], measure: str
+) -> tuple[list[str], str]:
+    """Labels for which the largest component alone scores better, with the means that say so."""
+    if dataset.regions or dataset.objects:
+        return [], "Not tried: labels that overlap or number many objects are not cut to one component."
+    plain = [
+        row
+        for number in numbers
+        for row in Scores.load(folder(run, plan, number, members) / "scores.json").cases
+    ]
+    cleaned = [row for number in numbers for row in _cleaned(run, plan, dataset, number, members)]
+    kept, remarks = [], []
+    for label in plan.labels:
+        before, after = (
+            [v for row in side if (v := row.values.get(label.name, {}).get(measure)) is not None]
+            for side in (plain, cleaned)
+        )
+        if before and after and float(np.mean(after)) > float(np.mean(before)) + 1e-6:
+            kept.append(label.name)
+        if before and after:
+            remarks.append(f"{label.name} {np.mean(before):.4f} as it is, {np.mean(after):.4f} when cut")
+    return kept, f"Only the largest component is kept where mean {measure} rises: {'; '.join(remarks)}."
+
+
+def _cleaned(run: Run, plan: Plan, dataset: Dataset, number: int, members: Sequence[str]) -> list[CaseScore]:
+    """Scores of a fold's answers after every label was cut to its largest component; computed once."""
+    place = folder(run, plan, number, members)
+    stored = place / "largest_component.json"
+    if stored.is_file():
+        return list(Scores.load(stored).cases)
+    from isocenter.parts.encodings.components import keep_largest
+
+    task = tasks.load(plan.task)
+    cut = place / "largest_component"
+    for path in sorted((place / "answers").iterdir()):
+        answer = images.read_labels(path)
+        mask = answer.array[0]
+        for label in plan.labels:
+            mask = keep_largest(mask, label.values)
+        task.save(mask, cut / path.name, answer)
+    scored_rows = score_cases(dataset, plan.folds[number].test, cut, number)
+    write_scores(stored, plan.task, scored_rows)
+    return scored_rows
+
+
+def _named(numbers: Sequence[int]) -> str:
+    return ", ".join(str(number) for number in numbers)

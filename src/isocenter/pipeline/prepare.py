@@ -1,0 +1,198 @@
+"""From file to the arrays a network sees; the same function for training and for prediction."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+
+from isocenter.errors import BadDataset, RunFailed
+from isocenter.files import as_fault
+from isocenter.images.image import Image
+from isocenter.images.layouts import TRUTH, read_image, read_truth
+from isocenter.images.placement import Placement, network_shape, nonzero_box
+from isocenter.images.resample import resample, resample_labels
+from isocenter.methods.method import Arrays, Method
+from isocenter.parts.rules.normalisation import normalise
+from isocenter.records import Case, Dataset, Fingerprint, Normalisation, Plan, Stage
+
+VERSION = 1
+
+
+def cache_root() -> Path:
+    """Where prepared arrays lie: `ISOCENTER_CACHE`, or the system's folder for caches."""
+    named = os.environ.get("ISOCENTER_CACHE")
+    return Path(named) if named else Path(platformdirs.user_cache_dir("isocenter", appauthor=False))
+
+
+def cache_bytes() -> int:
+    """Bytes of all prepared arrays."""
+    return sum(path.stat().st_size for path in cache_root().rglob("*") if path.is_file())
+
+
+def clear_cache() -> int:
+    """Delete all prepared arrays; gives the bytes that were freed."""
+    freed = cache_bytes()
+    for entry in cache_root().glob("prepared-*"):
+        shutil.rmtree(entry, ignore_errors=True)
+    return freed
+
+
+def prepare_image(image: Image, stage: Stage) -> tuple[np.ndarray, Placement]:
+    """Crop to what is not zero, bring intensities to order, resample to the stage's spacing.
+
+    Args:
+        image: (channel, *space) on the file's own grid.
+        stage: Says the spacing, the orders of interpolation and the scheme of each channel.
+
+    Returns:
+        float32 (channel, *space) on the network's grid, and how to come back from there.
+    """
+    start, cropped = nonzero_box(image.array)
+    shape = network_shape(cropped, image.spacing_mm, stage.geometry.spacing_mm)
+    placement = Placement(image.geometry, start, cropped, shape)
+    box = np.asarray(image.array[(slice(None), *placement.box)], dtype=np.float32)
+    return resample(_normalised(box, stage.normalisation), shape, _orders(stage)), placement
+
+
+def _normalised(box: np.ndarray, plan: Normalisation) -> np.ndarray:
+    out = np.empty_like(box)
+    for number, scheme in enumerate(plan.channels):
+        out[number] = normalise(box[number], scheme, nonzero=plan.nonzero)
+    return out
+
+
+def _orders(stage: Stage) -> list[int]:
+    """Order of interpolation by axis: along a strongly anisotropic axis nothing is invented between slices."""
+    geometry = stage.geometry
+    dims = len(geometry.spacing_mm)
+    return [
+        geometry.through_order if axis == geometry.anisotropic_axis else geometry.image_order
+        for axis in range(dims)
+    ]
+
+
+def prepare_case(dataset: Dataset, case: Case, method: Method) -> tuple[Arrays, Placement]:
+    """All arrays of one case: `image`, and `label` where the truth is known.
+
+    Raises:
+        BadDataset: A channel is missing, or image and truth do not share a grid.
+    """
+    image = read_image(dataset, case)
+    array, placement = prepare_image(image, method.stage)
+    arrays: Arrays = {"image": array}
+    if TRUTH in case.truth:
+        truth = read_truth(dataset, case)
+        if problem := image.geometry.difference(truth.geometry):
+            raise BadDataset(f"image and label do not share a grid: {problem}", where=case.truth[TRUTH])
+        arrays["label"] = resample_labels(truth.array[0][placement.box], placement.shape)
+    return method.prepare(arrays), placement
+
+
+# ------------------------------------------------------------------------------------------------- the cache
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Prepared arrays of a dataset's cases for one stage, uncompressed and memory-mapped.
+
+    Attributes:
+        folder: One folder per case, shared by all runs that prepare the same way.
+        beside: Further arrays of the same cases that belong to one run alone, such as an earlier stage's answers.
+    """
+
+    folder: Path
+    beside: Path | None = None
+
+    def arrays(self, case_id: str) -> Arrays:
+        """The arrays of one case, as memory maps: a patch is read without its volume."""
+        arrays: Arrays = {}
+        for place in filter(None, (self.folder, self.beside)):
+            folder = place / file_name(case_id)
+            if not folder.is_dir():
+                raise RunFailed(
+                    "the prepared arrays are gone.", where=folder, cure="Run again with --resume."
+                )
+            for path in folder.iterdir():
+                arrays[path.stem] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return arrays
+
+    def has(self, case_id: str) -> bool:
+        """Whether the case is there, whole."""
+        return (self.folder / file_name(case_id)).is_dir()
+
+    def store(self, case_id: str, arrays: Arrays) -> None:
+        """Write one case beside and rename: it is there whole or not at all."""
+        target = self.folder / file_name(case_id)
+        with as_fault(target):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            beside = Path(tempfile.mkdtemp(prefix=".case-", dir=self.folder))
+            try:
+                for name, array in arrays.items():
+                    np.save(beside / f"{name}.npy", np.ascontiguousarray(array), allow_pickle=False)
+                if target.is_dir():
+                    shutil.rmtree(target)
+                beside.rename(target)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+
+
+def file_name(case_id: str) -> str:
+    """A folder name for a case that no id can lead astray, and that does not repeat the id."""
+    return hashlib.sha256(case_id.encode()).hexdigest()[:24]
+
+
+def prepare(
+    dataset: Dataset,
+    fingerprint: Fingerprint,
+    plan: Plan,
+    method: Method,
+    case_ids: Sequence[str],
+    workers: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Prepared:
+    """Prepare the named cases for the method's stage, or find them in the cache.
+
+    Threads, not processes: reading, unpacking and matrix products all leave Python's lock, and nothing has to
+    be copied between processes.
+
+    Args:
+        progress: Called with the number of cases done and of all.
+    """
+    prepared = Prepared(cache_root() / f"prepared-{_key(dataset, fingerprint, plan, method)}")
+    todo = [case_id for case_id in case_ids if not prepared.has(case_id)]
+
+    def one(case_id: str) -> None:
+        arrays, _ = prepare_case(dataset, dataset.case(case_id), method)
+        prepared.store(case_id, arrays)
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for done, _ in enumerate(pool.map(one, todo), start=len(case_ids) - len(todo) + 1):
+            if progress:
+                progress(done, len(case_ids))
+    return prepared
+
+
+def _key(dataset: Dataset, fingerprint: Fingerprint, plan: Plan, method: Method) -> str:
+    """The cache's name: what the arrays were made of, and how."""
+    stage = method.stage
+    content = {
+        "version": VERSION,
+        "root": str(Path(dataset.root).resolve()),
+        "cases": {measure.id: measure.content for measure in fingerprint.cases},
+        "geometry": stage.geometry.model_dump(exclude={"why", "patch"}),
+        "normalisation": stage.normalisation.model_dump(exclude={"why"}),
+        "labels": [label.model_dump() for label in plan.labels],
+        "method": plan.method,
+        "settings": plan.settings,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]

@@ -1,0 +1,81 @@
+"""How fast this machine trains a planned network: measured, so that a plan can fit its budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+import isocenter
+from isocenter import methods
+from isocenter.compute import Compute
+from isocenter.methods.method import Batch, Method
+from isocenter.parts.encodings.masks import MaskEncoding
+from isocenter.records import Budget, Fingerprint, Machine, Plan, Record, Stage
+
+STEPS = 3
+
+
+def stopwatch(
+    fingerprint: Fingerprint, key: str, machine: Machine, settings: Record
+) -> Callable[[Stage], float]:
+    """Give the function that measures a stage's seconds per training step, on random images."""
+
+    def measure(stage: Stage) -> float:
+        plan = Plan(
+            isocenter=isocenter.__version__,
+            task=fingerprint.task,
+            method=key,
+            seed=0,
+            budget=Budget(epochs=1),
+            machine=machine,
+            dims=fingerprint.dims,
+            channels=fingerprint.channels,
+            labels=fingerprint.labels,
+            paint=fingerprint.paint,
+            ignore=fingerprint.ignore,
+            stages=(stage,),
+            folds=(),
+            settings=settings.model_dump(mode="json"),
+        )
+        return seconds_per_step(methods.load(key)(plan, stage), machine)
+
+    return measure
+
+
+def seconds_per_step(method: Method, machine: Machine) -> float:
+    """The fastest of a few training steps, after one that warms up.
+
+    The fastest, because whatever else disturbs a measurement makes it slower.
+    """
+    stage = method.stage
+    compute = Compute.start(machine, stage.training)
+    compute.place(method)
+    compute.prepare_learning(method)
+    batch = compute.move(random_batch(method))
+    turn = next(iter(method.turns))
+    seconds = []
+    for _ in range(STEPS + 1):
+        compute.synchronise()
+        began = time.perf_counter()
+        compute.step(method, batch, turn, 1e-6)
+        compute.follow(method, 0)
+        compute.synchronise()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])
+
+
+def random_batch(method: Method) -> Batch:
+    """A batch of the planned shape with noise for images and a first label in the middle of each."""
+    plan, stage = method.plan, method.stage
+    chance = torch.Generator().manual_seed(0)
+    size, patch = stage.training.batch, tuple(stage.geometry.patch)
+    mask = torch.zeros(patch, dtype=torch.int64)
+    mask[tuple(slice(edge // 4, max(1, edge // 2)) for edge in patch)] = plan.labels[0].values[0]
+    encoded = MaskEncoding(plan.labels, plan.paint, plan.ignore).encode(mask)
+    batch: Batch = {name: plane.unsqueeze(0).repeat_interleave(size, 0) for name, plane in encoded.items()}
+    batch["image"] = torch.randn((size, len(plan.channels), *patch), generator=chance)
+    if stage.after is not None:
+        batch["earlier"] = torch.zeros((size, len(plan.labels), *patch))
+    return batch

@@ -1,0 +1,407 @@
+"""From a dataset to a trained, scored and reported run."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from isocenter import compute as computing
+from isocenter import files, images, methods
+from isocenter.compute import Compute
+from isocenter.errors import BadDataset, BadPlan, IsocenterWarning, RunFailed
+from isocenter.images.layouts import read_image
+from isocenter.methods.method import Method
+from isocenter.pipeline import checkpoint, choose, progress
+from isocenter.pipeline.check import check
+from isocenter.pipeline.evaluate import score_cases, write_scores
+from isocenter.pipeline.fingerprint import measure
+from isocenter.pipeline.learn import Learning
+from isocenter.pipeline.plan import make
+from isocenter.pipeline.predict import Model, planes
+from isocenter.pipeline.prepare import Prepared, prepare, prepare_image
+from isocenter.pipeline.run import WEIGHTS, Run
+from isocenter.records import Budget, CaseScore, Dataset, Fold, Plan, Scores
+
+DEFAULT_METHOD = "segmentation/nnunet"
+DEFAULT_BUDGET = "1h"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """How a run is to be carried out, as far as it does not change what is learnt."""
+
+    device: str = "auto"
+    workers: int = 1
+    resume: bool = False
+    start: Path | None = None
+    freeze: str | None = None
+
+
+def train(
+    dataset: Dataset,
+    out: Path,
+    *,
+    method: str | None = None,
+    budget: str | None = None,
+    folds: Sequence[int] | None = (0,),
+    start: str | Path | None = None,
+    freeze: str | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    where: Literal["local", "ray"] = "local",
+) -> Scores:
+    """Check, measure, plan, learn, answer the held-out cases, score, choose.
+
+    A `plan.json` that already lies in `out` is followed as it stands. See `isocenter.train` for the arguments.
+
+    Raises:
+        BadDataset: The dataset has errors that `isocenter check` explains.
+        BadPlan: Method, budget, folds or an override cannot be followed.
+        RunFailed: Training had to stop; what it had reached is kept.
+    """
+    began = time.monotonic()
+    run = Run(Path(out))
+    surroundings = Surroundings(
+        device, _workers(workers), resume, None if start is None else Path(start), freeze
+    )
+    with run.held():
+        plan = _planned(run, dataset, method, budget, seed, overrides, surroundings)
+        numbers = _folds(plan, folds)
+        _refuse_overwriting(run, plan, numbers, resume)
+        progress.say(estimate(plan, len(numbers)))
+        _each_fold(run, plan, numbers, surroundings, began, where)
+        return finish(run)
+
+
+def _planned(
+    run: Run,
+    dataset: Dataset,
+    method: str | None,
+    budget: str | None,
+    seed: int,
+    overrides: Mapping[str, Any] | None,
+    surroundings: Surroundings,
+) -> Plan:
+    """The plan that lies in the run's folder, or a new one from the checked and measured dataset."""
+    if (run.folder / "plan.json").is_file():
+        plan = run.plan
+        if overrides or (method and method != plan.method) or (budget and Budget.read(budget) != plan.budget):
+            raise BadPlan(
+                "a plan lies here already, and other values were asked for.",
+                where=run.folder / "plan.json",
+                cure="Edit the file, or choose another --out.",
+            )
+        if not (run.folder / "dataset.json").is_file():
+            dataset.save(run.folder / "dataset.json")
+        if not (run.folder / "fingerprint.json").is_file():
+            measure(dataset, workers=surroundings.workers).save(run.folder / "fingerprint.json")
+        return plan
+    _refuse_errors(dataset)
+    fingerprint = measure(dataset, workers=surroundings.workers)
+    wanted = Budget.read(budget or DEFAULT_BUDGET)
+    plan = make(
+        dataset,
+        fingerprint,
+        method or DEFAULT_METHOD,
+        wanted,
+        seed=seed,
+        overrides=overrides,
+        device=surroundings.device,
+    )
+    if surroundings.start is not None:
+        plan = _like(plan, Run(surroundings.start).plan)
+    dataset.save(run.folder / "dataset.json")
+    fingerprint.save(run.folder / "fingerprint.json")
+    plan.save(run.folder / "plan.json")
+    return plan
+
+
+def _refuse_errors(dataset: Dataset) -> None:
+    findings = check(dataset)
+    errors = [finding for finding in findings if finding.level == "error"]
+    if errors:
+        first = errors[0]
+        more = f" (and {len(errors) - 1} more: run 'isocenter check')" if len(errors) > 1 else ""
+        raise BadDataset(f"{first.what}{more}", where=first.where, cure=first.cure)
+    for finding in findings:
+        warnings.warn(f"{finding.where}: {finding.what} {finding.cure}", IsocenterWarning, stacklevel=3)
+
+
+def _like(plan: Plan, other: Plan) -> Plan:
+    """The plan with the networks, spacings and intensity schemes of the model that training starts from."""
+    known = {stage.name: stage for stage in other.stages}
+    stages = []
+    for stage in plan.stages:
+        source = known.get(stage.name)
+        if source is None:
+            raise BadPlan(f"the model to start from has no stage '{stage.name}'.")
+        why = {"network": "As in the model that training starts from."}
+        stages.append(
+            stage.changed(
+                network=source.network.changed(why=why),
+                geometry=source.geometry,
+                normalisation=source.normalisation,
+            )
+        )
+    return plan.changed(stages=tuple(stages))
+
+
+def _folds(plan: Plan, folds: Sequence[int] | None) -> list[int]:
+    numbers = list(range(len(plan.folds))) if folds is None else list(folds)
+    for number in numbers:
+        if not 0 <= number < len(plan.folds):
+            raise BadPlan(
+                f"there is no fold {number}.", cure=f"The plan has folds 0 … {len(plan.folds) - 1}."
+            )
+    return numbers
+
+
+def _refuse_overwriting(run: Run, plan: Plan, numbers: Sequence[int], resume: bool) -> None:
+    if resume:
+        return
+    for number in numbers:
+        if any(run.fold(number).rglob("*.safetensors")):
+            raise RunFailed(
+                f"fold {number} has been trained here, at least in part.",
+                where=run.folder,
+                cure="Go on with --resume, or choose another --out.",
+            )
+
+
+def estimate(plan: Plan, folds: int) -> str:
+    """What training will take, in one line: time, memory of the arrays on disk."""
+    stages = ", ".join(stage.name for stage in plan.stages)
+    voxels = sum(float(np.prod(stage.geometry.median_shape)) for stage in plan.stages)
+    cases = sum(len(part) for part in (plan.folds[0].train, plan.folds[0].validation, plan.folds[0].test))
+    disk = voxels * cases * (4 * len(plan.channels) + 2) / 2**30
+    if plan.budget.seconds is not None:
+        time_text = progress.clock(plan.budget.seconds * folds)
+    else:
+        steps = sum(
+            (plan.budget.epochs or 0) * stage.training.steps_per_epoch * stage.training.seconds_per_step
+            for stage in plan.stages
+        )
+        time_text = progress.clock(steps * folds)
+    return (
+        f"Training {stages} on {folds} fold{'s' * (folds > 1)}: about {time_text}, "
+        f"{disk:.2g} GiB of prepared arrays on disk."
+    )
+
+
+def _workers(workers: int | None) -> int:
+    return max(1, workers if workers is not None else computing.machine("cpu").cores)
+
+
+# ------------------------------------------------------------------------------------------------- folds
+
+
+def _each_fold(
+    run: Run,
+    plan: Plan,
+    numbers: Sequence[int],
+    surroundings: Surroundings,
+    began: float,
+    where: Literal["local", "ray"],
+) -> None:
+    """Learn stage by stage; a stage that builds on another needs that one's answers to every case first."""
+    for position, stage in enumerate(plan.stages):
+        needed = numbers
+        if any(later.after == stage.name for later in plan.stages):
+            needed = range(len(plan.folds))
+        spent = {number: time.monotonic() - began for number in needed[:1]} if position == 0 else {}
+        if where == "ray":
+            from isocenter.pipeline.cluster import spread
+
+            spread(run, stage.name, needed, surroundings, spent)
+        else:
+            for number in needed:
+                train_stage(run, stage.name, number, surroundings, spent.get(number, 0.0))
+        if any(later.after == stage.name for later in plan.stages):
+            for number in needed:
+                answer_fold(run, number, stage.name, surroundings)
+    for number in numbers:
+        score_fold(run, number, surroundings)
+
+
+def train_stage(run: Run, name: str, number: int, surroundings: Surroundings, spent: float = 0.0) -> None:
+    """Learn one stage of one fold, unless its weights are there.
+
+    Args:
+        run: The run's folder, with its plan.
+        name: The stage.
+        number: The fold.
+        surroundings: Device, workers, whether to resume.
+        spent: Seconds of the budget that planning took.
+    """
+    began = time.monotonic()
+    plan = run.plan
+    stage = plan.stage(name)
+    folder = run.stage(number, name, len(plan.stages))
+    if (folder / WEIGHTS).is_file():
+        return
+    fold = plan.folds[number]
+    where = computing.machine(surroundings.device)
+    compute = Compute.start(where, stage.training)
+    method = methods.load(plan.method)(plan, stage)
+    prepared = _prepared(run, method, fold, surroundings)
+    if surroundings.start is not None:
+        _start_from(method, surroundings.start, name)
+    _freeze(method, surroundings.freeze)
+    learning = Learning(
+        method,
+        prepared,
+        fold,
+        folder,
+        compute,
+        plan.seed,
+        workers=surroundings.workers,
+        spent=spent + time.monotonic() - began,
+    )
+    title = f"Fold {number}" + (f", {name}" if len(plan.stages) > 1 else "")
+    with progress.bar(title, total=1.0) as shown:
+        learning.run(shown, resume=surroundings.resume)
+
+
+def _prepared(run: Run, method: Method, fold: Fold, surroundings: Surroundings) -> Prepared:
+    cases = [*fold.train, *fold.validation]
+    with progress.bar("Preparing", total=len(cases)) as shown:
+        prepared = prepare(
+            run.dataset,
+            run.fingerprint,
+            run.plan,
+            method,
+            cases,
+            surroundings.workers,
+            lambda done, total: shown.reach(done),
+        )
+    if method.stage.after is not None:
+        prepared = _with_earlier(run, method, prepared, cases, surroundings)
+    return prepared
+
+
+def _with_earlier(
+    run: Run, method: Method, prepared: Prepared, cases: Sequence[str], surroundings: Surroundings
+) -> Prepared:
+    """Beside each case's arrays, the earlier stage's out-of-fold answer as one plane per label."""
+    earlier = str(method.stage.after)
+    own = Prepared(run.folder / "earlier" / method.stage.name)
+    dataset = run.dataset
+    answers = {path.name: path for path in run.folder.glob(f"fold_*/{earlier}/answers/*")}
+
+    def one(case_id: str) -> None:
+        if own.has(case_id):
+            return
+        image = read_image(dataset, dataset.case(case_id))
+        _, placement = prepare_image(image, method.stage)
+        found = next((path for name, path in answers.items() if images.stem(name) == case_id), None)
+        if found is None:
+            raise RunFailed(
+                f"stage '{earlier}' has not answered case '{case_id}'.",
+                where=run.folder,
+                cure="Train the earlier stage on all folds (--folds all).",
+            )
+        answer = images.read_labels(found).array[0]
+        own.store(case_id, {"earlier": planes(answer, method, placement)})
+
+    with ThreadPoolExecutor(surroundings.workers) as pool:
+        list(pool.map(one, cases))
+    return Prepared(prepared.folder, own.folder)
+
+
+def _start_from(method: Method, model: Path, name: str) -> None:
+    run = Run(model)
+    plan = run.plan
+    numbers = run.trained_folds(plan)
+    if not numbers:
+        raise RunFailed("the model to start from is not trained.", where=model)
+    taken, left = checkpoint.take_over(method, run.stage(numbers[0], name, len(plan.stages)) / WEIGHTS)
+    progress.say(f"Starting from {taken} tensors of the given model; {len(left)} start anew.")
+
+
+def _freeze(method: Method, part: str | None) -> None:
+    """Keep the weights of the named part, for example `encoder`."""
+    if part is None:
+        return
+    frozen = [(name, p) for name, p in method.modules.named_parameters() if part in name.split(".")]
+    if not frozen:
+        known = sorted({name.split(".")[1] for name, _ in method.modules.named_parameters()})
+        raise BadPlan(f"the network has no part '{part}'.", cure=f"Its parts: {', '.join(known)}.")
+    for _, parameter in frozen:
+        parameter.requires_grad_(False)
+
+
+# ---------------------------------------------------------------------------------------------- held-out
+
+
+def answer_fold(run: Run, number: int, name: str, surroundings: Surroundings) -> Path:
+    """Answer a fold's held-out cases with one stage, unless answered; gives the folder of the answers."""
+    plan, dataset = run.plan, run.dataset
+    folder = run.stage(number, name, len(plan.stages)) / "answers"
+    return _answer(run, folder, plan.folds[number].test, dataset, [name], number, surroundings)
+
+
+def _answer(
+    run: Run,
+    folder: Path,
+    cases: Sequence[str],
+    dataset: Dataset,
+    members: Sequence[str],
+    number: int,
+    surroundings: Surroundings,
+) -> Path:
+    model = Model(run, folds=[number], members=members, device=surroundings.device)
+    model.choice = None
+    with progress.bar(f"Answering fold {number}", total=len(cases)) as shown:
+        for done, case_id in enumerate(cases, start=1):
+            image = read_image(dataset, dataset.case(case_id))
+            path = folder / f"{case_id}{model.task.suffix(image)}"
+            if not path.exists():
+                model.task.save(model.predict(image).answer, path, image)
+            shown.reach(done)
+    return folder
+
+
+def score_fold(run: Run, number: int, surroundings: Surroundings) -> None:
+    """Answer and score a fold's held-out cases with every stage; with several stages also their average."""
+    plan, dataset = run.plan, run.dataset
+    cases = plan.folds[number].test
+    for stage in plan.stages:
+        folder = run.stage(number, stage.name, len(plan.stages))
+        answers = answer_fold(run, number, stage.name, surroundings)
+        scored = score_cases(dataset, cases, answers, number)
+        write_scores(folder / "scores.json", plan.task, scored)
+    for members in choose.ensembles(plan):
+        name = choose.title(members)
+        folder = run.fold(number) / name
+        answers = _answer(run, folder / "answers", cases, dataset, members, number, surroundings)
+        write_scores(folder / "scores.json", plan.task, score_cases(dataset, cases, answers, number))
+
+
+def finish(run: Run) -> Scores:
+    """Choose what answers best, score it over all finished folds, and write `scores.json` and `choice.json`.
+
+    The choice that a fold's scores rest on never saw that fold's cases.
+    """
+    plan, dataset = run.plan, run.dataset
+    numbers = [number for number in run.trained_folds(plan) if choose.scored(run, plan, number)]
+    if not numbers:
+        raise RunFailed("no fold has been scored yet.", where=run.folder)
+    rows: list[CaseScore] = []
+    for number in numbers:
+        others = [other for other in numbers if other != number]
+        choice = choose.choose(run, plan, dataset, others)
+        rows += choose.rows(run, plan, dataset, number, choice)
+    choose.choose(run, plan, dataset, numbers if len(numbers) > 1 else []).save(run.folder / "choice.json")
+    card = methods.card(plan.method)
+    files.write_text(run.folder / "card.json", card.model_dump_json(indent=2) + "\n")
+    return write_scores(run.folder / "scores.json", plan.task, rows)
