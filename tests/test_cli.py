@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -262,6 +263,22 @@ def test_a_defect_says_so_and_is_no_bad_input(monkeypatch: pytest.MonkeyPatch, c
     text = capsys.readouterr().err
     assert "isocenter itself failed (ZeroDivisionError: division by zero)" in text
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOENT, "No such file", "a.nii.gz"), "error: a.nii.gz: No such file."),
+        (OSError("the network is down"), "error: the network is down."),
+        (MemoryError(), "error: memory ran out. Use fewer --workers"),
+    ],
+)
+def test_what_the_machine_refuses_is_no_defect(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(isocenter, "report", broken(error))
+    assert cli.main(["report", "run"]) == 2
+    assert capsys.readouterr().err.startswith(said)
 
 
 def test_an_interrupt_ends_with_130_and_a_line(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -76,8 +76,8 @@ def plan(
     from isocenter.pipeline import progress
     from isocenter.records import Budget
 
-    dataset = _dataset(data, task)
     length = Budget.read(budget)
+    dataset = _dataset(data, task)
     with progress.bar("Measuring", total=len(dataset.cases)) as shown:
         fingerprint = measuring.measure(dataset, workers=workers, progress=shown.count)
     made = planning.make(dataset, fingerprint, method, length, seed=seed, overrides=overrides, device=device)

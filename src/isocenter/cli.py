@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 import isocenter
-from isocenter.errors import BadPlan, Interrupted, IsocenterError, IsocenterWarning, suggestion
+from isocenter.errors import BadPlan, Interrupted, IsocenterError, IsocenterWarning, RunFailed, suggestion
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -399,26 +399,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `isocenter`; by default those the program was started with.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    as_json, verbose = "--json" in words, "--verbose" in words
     _bear_any_character()
     try:
-        with _speaking(verbose=verbose):
+        with _speaking(verbose="--verbose" in words):
             answer = app(words, exit_on_error=False, print_error=False, result_action="return_value")
-        return _answered(answer, as_json=as_json)
-    except CycloptsError as error:
-        return _failed(BadPlan(str(error), cure=_see_help(words)), as_json=as_json, verbose=verbose)
-    except IsocenterError as error:
-        status = _failed(error, as_json=as_json, verbose=verbose)
-        return INTERRUPTED if isinstance(error, Interrupted) else status
-    except KeyboardInterrupt:
-        _complain("Interrupted.")
-        return INTERRUPTED
+        return _answered(answer, as_json="--json" in words)
     except BrokenPipeError:
         # Who read our output has gone (`isocenter methods | head`): nobody is left to be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
+        return INTERRUPTED
     except Exception as error:
-        return _defect(error, as_json=as_json, verbose=verbose)
+        return _ended(error, words)
 
 
 @contextlib.contextmanager
@@ -454,37 +448,41 @@ def _answered(answer: object, *, as_json: bool) -> int:
     return answer.status
 
 
-def _failed(error: IsocenterError, *, as_json: bool, verbose: bool) -> int:
-    if verbose:
+def _ended(error: Exception, words: Sequence[str]) -> int:
+    """Say what went wrong, to a person in one paragraph or to a program in parts, and give the status."""
+    if "--verbose" in words:
         traceback.print_exception(error)
-    if as_json:
-        _print_json({"error": {"what": error.what, "where": error.where, "cure": error.cure}})
+    fault, status = _as_fault(error, words)
+    if "--json" in words:
+        _print_json({"error": {"what": fault.what, "where": fault.where, "cure": fault.cure}})
     else:
-        _complain(f"error: {error}")
-    return BAD_INPUT
+        sys.stderr.write(f"error: {fault}\n")
+    return status
 
 
-def _defect(error: Exception, *, as_json: bool, verbose: bool) -> int:
-    """A fault that nobody foresaw: say so in one paragraph; the traceback is there on request."""
-    if verbose:
-        traceback.print_exception(error)
+def _as_fault(error: Exception, words: Sequence[str]) -> tuple[IsocenterError, int]:
+    """The fault that a person is told of; what nobody foresaw is a defect, and no bad input."""
+    match error:
+        case Interrupted():
+            return error, INTERRUPTED
+        case IsocenterError():
+            return error, BAD_INPUT
+        case CycloptsError():
+            return BadPlan(str(error), cure=_see_help(words)), BAD_INPUT
+        case OSError():
+            return IsocenterError(f"{error.strerror or error}.", where=error.filename), BAD_INPUT
+        case MemoryError():
+            cure = "Use fewer --workers, or plan with a smaller patch."
+            return RunFailed("memory ran out.", cure=cure), BAD_INPUT
     what = f"isocenter itself failed ({type(error).__name__}: {error})."
     cure = "Run again with --verbose to see where, and please report it."
-    if as_json:
-        _print_json({"error": {"what": what, "where": None, "cure": cure}})
-    else:
-        _complain(f"error: {what} {cure}")
-    return BROKEN
+    return IsocenterError(what, cure=cure), BROKEN
 
 
 def _print_json(data: Mapping[str, Any]) -> None:
     # Escaped, so that any terminal's encoding can carry it.
     sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
     sys.stdout.flush()
-
-
-def _complain(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
 
 
 def _bear_any_character() -> None:
