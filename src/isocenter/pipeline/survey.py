@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from isocenter.errors import IsocenterError, IsocenterWarning, RunFailed
 from isocenter.images.image import Image
 from isocenter.images.layouts import IMAGE, TRUTH, read_image, read_truth
 from isocenter.images.layouts.labels import counted
+from isocenter.images.layouts.listing import unreadable
 from isocenter.images.placement import nonzero_box
 from isocenter.records import Case, CaseMeasure, Dataset, Finding, Label, regions
 
@@ -99,8 +101,13 @@ def examine(dataset: Dataset, case: Case, draws: int = DRAWS_PER_CASE) -> Examin
         image = read_image(dataset, case)
         truth = read_truth(dataset, case)
     except IsocenterError as error:
-        where = error.where or dataset.root
-        return Examined(case, (Finding(level="error", where=where, what=error.what, cure=error.cure),))
+        place = error.where or dataset.root
+        return Examined(case, (Finding(level="error", where=place, what=error.what, cure=error.cure),))
+    except OSError as error:
+        fault = unreadable(Path(error.filename or dataset.root), error)
+        return Examined(
+            case, (Finding(level="error", where=str(fault.where), what=fault.what, cure=fault.cure),)
+        )
     findings = [*_grid_findings(dataset, case, image, truth)]
     if any(finding.level == "error" for finding in findings):
         return Examined(case, tuple(findings))
@@ -277,7 +284,7 @@ def _components(
 
 def _content(image: Image, truth: Image) -> str:
     """Two BLAKE2b digests: of the image's voxels, and of the labels with the grid."""
-    voxels = hashlib.blake2b(str((image.array.dtype, image.array.shape)).encode(), digest_size=16)
+    voxels = hashlib.blake2b(f"{image.array.dtype.name} {image.array.shape}".encode(), digest_size=16)
     voxels.update(np.ascontiguousarray(image.array).data)
     labels = hashlib.blake2b(truth.affine.tobytes(), digest_size=16)
     labels.update(np.ascontiguousarray(truth.array).data)

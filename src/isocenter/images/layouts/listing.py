@@ -91,7 +91,7 @@ def folders(folder: Path) -> dict[str, str]:
 
 
 def sources(root: Path, folder: str, *, series: bool = True) -> dict[str, str]:
-    """The images of a folder by name without suffix: files and, with `series`, subfolders of one DICOM series.
+    """The images of a folder by name without suffix: files and, with `series`, folders of one series.
 
     Raises:
         BadDataset: Two files bear the same name, a name holds a control character, or a link leads nowhere.
