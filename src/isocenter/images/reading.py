@@ -66,7 +66,7 @@ def read_labels(source: str | Path) -> Image:
     """
     image = _read(source, labels=True)
     array = image.array
-    if array.shape[0] > 1 and array.dtype == np.uint8 and (array == array[:1]).all():
+    if image.dims == 2 and array.shape[0] == 3 and (array == array[:1]).all():
         array = array[:1]  # a grey picture saved as colour
     if array.shape[0] != 1:
         raise UnreadableFile(
