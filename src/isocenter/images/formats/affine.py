@@ -47,4 +47,4 @@ def checked_affine(affine: NDArray[np.float64], dims: int, where: Path) -> NDArr
 
 def to_ras(affine: NDArray[np.float64]) -> NDArray[np.float64]:
     """An affine into LPS+ millimetres, as DICOM and ITK count, turned to RAS+; and back."""
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    return np.array([[-1.0], [-1.0], [1.0], [1.0]]) * affine
