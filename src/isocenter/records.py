@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
@@ -264,7 +265,7 @@ class Section(Record):
 class Geometry(Section):
     """The grid the network sees: spacing in mm, patch in voxels, in array order.
 
-    A 2D network on volumes slices through `slice_axis`: spacing and shape then have three entries, the patch two.
+    A 2D network on volumes slices across `slice_axis`: spacing and shape have three entries, the patch two.
     """
 
     dims: Literal[1, 2, 3]
@@ -328,6 +329,7 @@ class Training(Section):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = True
     compile: bool = False
+    checkpoint_seconds: float = 60.0
     seconds_per_step: float = 0.0
 
 
@@ -377,6 +379,27 @@ class Stage(Record):
     training: Training
     augmentation: Augmentation
     prediction: Prediction
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        network, patch = self.network, self.geometry.patch
+        levels = {
+            len(part) for part in (network.features, network.kernels, network.strides, network.convolutions)
+        }
+        if len(levels) != 1:
+            raise ValueError(
+                "features, kernels, strides and convolutions must name the same number of levels"
+            )
+        if any(len(part) != len(patch) for part in (*network.kernels, *network.strides)):
+            raise ValueError("kernels and strides must have as many axes as the patch")
+        for axis, edge in enumerate(patch):
+            step = prod(stride[axis] for stride in network.strides)
+            if edge < 1 or edge % step:
+                near = max(step, round(edge / step) * step)
+                raise ValueError(f"{edge} voxels along axis {axis} do not divide by {step}: take {near}")
+        if min(self.training.batch, self.training.steps_per_epoch, self.prediction.batch) < 1:
+            raise ValueError("batches and steps are at least 1")
+        return self
 
 
 class Fold(Record):

@@ -27,7 +27,7 @@ WHY_BOTH = {
     "contrast_probability": WHY_EACH,
     "low_resolution": "Down to half the resolution and back: what a coarser protocol would give.",
     "low_resolution_probability": WHY_EACH,
-    "gamma": "0.7 to 1.5: tissue contrasts shift between sequences.",
+    "gamma": "Tissue contrasts shift between sequences.",
     "gamma_probability": WHY_EACH,
     "blur_probability": WHY_EACH,
 }
@@ -62,26 +62,26 @@ def _light(passes: float) -> tuple[dict[str, object], dict[str, str]]:
         "gamma_inverted_probability": 0.0,
     }
     return strength, {
-        "scale": "0.85 to 1.2: sizes vary as much as patients do.",
-        "noise_probability": f"Each sample is seen about {max(1, round(passes))} times, too seldom to be learnt by "
-        "heart: about half of nnU-Net's probabilities.",
+        "scale": "Sizes vary as much as patients do.",
+        "noise_probability": f"Each sample is seen about {max(1, round(passes))} times, too seldom to be "
+        "learnt by heart: about half of nnU-Net's probabilities.",
         "gamma_inverted_probability": "Off: inverted contrast does not occur, and time is short.",
     }
 
 
 def _full(passes: float) -> tuple[dict[str, object], dict[str, str]]:
     return {}, {
-        "scale": "0.7 to 1.4, nnU-Net's range: patients and fields of view differ.",
-        "noise_probability": f"Each sample is seen about {round(passes)} times: nnU-Net's full set of variations "
-        "keeps the network from learning the cases by heart.",
-        "gamma_inverted_probability": "One in ten, as in nnU-Net: the network should not rely on bright or dark.",
+        "scale": "nnU-Net's range: patients and fields of view differ.",
+        "noise_probability": f"Each sample is seen about {round(passes)} times: nnU-Net's full set of "
+        "variations keeps the network from learning the cases by heart.",
+        "gamma_inverted_probability": "One in ten, as in nnU-Net: bright or dark alone should not decide.",
     }
 
 
 def _rotation(patch: Shape, through: int | None, light: bool) -> tuple[tuple[float, ...], str]:
     """Degrees about each axis; one number in 2D."""
     if len(patch) == 1:
-        return (), "None: there is one axis."
+        return (), "There is one axis only."
     if len(patch) == 2:
         if light or max(patch) > 1.5 * min(patch):
             return (15.0,), "Up to 15 degrees: " + ("time is short." if light else "the patch is not square.")
@@ -91,8 +91,8 @@ def _rotation(patch: Shape, through: int | None, light: bool) -> tuple[tuple[flo
     if through is not None:
         degrees = 15.0 if light else 180.0
         return tuple(degrees if axis == through else 0.0 for axis in range(3)), (
-            f"Only about axis {through}, up to {degrees:g} degrees: turning out of plane would mix slices that lie "
-            "far apart, or leave a thin patch."
+            f"Only about axis {through}, up to {degrees:g} degrees: turning out of plane would mix slices "
+            "that lie far apart, or leave a thin patch."
         )
     degrees = 15.0 if light else 30.0
     return (degrees,) * 3, f"Up to {degrees:g} degrees about each axis: no two patients lie alike."
@@ -106,8 +106,8 @@ def mirror_axes(axes: int, light: bool, labels: Sequence[Label]) -> tuple[tuple[
         return (), f"Off: labels name sides ({named}), and a mirrored left looks like a right."
     if light:
         return (), (
-            "Off: mirrored anatomy is a second thing to learn, for which the budget is short, and averaging over "
-            f"mirrors would make prediction {2**axes} times slower."
+            "Off: mirrored anatomy is one more thing to learn, for which time is short, and averaging "
+            f"over mirrors would make prediction {2**axes} times slower."
         )
     return tuple(range(axes)), "All axes, as nnU-Net: what a structure looks like hardly depends on its side."
 

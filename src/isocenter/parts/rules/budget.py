@@ -159,15 +159,14 @@ def configurations(dims: int, anisotropic: bool, cover: float, budget: Budget) -
     """
     if dims != 3:
         return (f"{dims}d",), "One network sees all axes of the images."
-    if cover < SHORT_COVER and not is_long(budget):
+    if cover < SHORT_COVER and budget.seconds is not None and not is_long(budget):
         return ("3d_lowres",), (
             f"One 3D network at a coarser resolution: at full resolution a patch that {budget} can train on "
             f"would see "
             f"only {cover:.1%} of the median case."
         )
     names, why = [], []
-    some_time = budget.epochs is not None or (budget.seconds or 0.0) >= ANISOTROPIC_SECONDS
-    if anisotropic and some_time:
+    if anisotropic and (is_long(budget) or (budget.seconds or 0.0) >= ANISOTROPIC_SECONDS):
         names.append("2d")
         why.append("a 2D network too, since slices lie far apart")
     elif is_long(budget):

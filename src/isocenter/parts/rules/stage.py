@@ -55,7 +55,7 @@ def stage(decided: Decided, fingerprint: Fingerprint, machine: Machine, learnt_f
     """
     fit, budget = decided.fit, decided.budget
     geometry = _geometry(decided)
-    samples = samples_per_epoch(learnt_from, geometry)
+    samples = samples_per_epoch(learnt_from, geometry, fit.batch)
     steps = expected_steps(budget, fit.batch, samples, fit.seconds_per_step)
     through = geometry.anisotropic_axis if geometry.slice_axis is None else None
     passes = steps * fit.batch / samples
@@ -100,11 +100,11 @@ def _geometry(decided: Decided) -> Geometry:
                 "patch": decided.why_patch,
                 "slice_axis": "A flat network sees slices across the axis with the coarsest voxels."
                 if grid.slice_axis is not None
-                else "None: the network sees all axes.",
+                else "The network sees all axes.",
                 "anisotropic_axis": f"Axis {axis}: its voxels are more than three times longer than the "
                 f"finest."
                 if axis is not None
-                else "None: no axis has voxels three times longer than another.",
+                else "No axis has voxels three times longer than another.",
                 "image_order": "Cubic: keeps edges sharper than linear, without the ringing of higher "
                 "orders.",
                 "through_order": "Nearest along the coarse axis: between slices so far apart, curves would "

@@ -7,6 +7,7 @@ from math import ceil
 from isocenter.records import Budget, Geometry, Machine, Training
 
 FOREGROUND_SHARE = 0.33
+FLAT_STEPS = 250
 
 
 def training(
@@ -39,10 +40,14 @@ def training(
     return Training.parse({**common, **recipe, "why": why})
 
 
-def samples_per_epoch(cases: int, geometry: Geometry) -> int:
-    """How many samples one pass over the cases gives: one a case, or one a slice where a flat network slices."""
-    axis = geometry.slice_axis
-    return max(1, cases) * (1 if axis is None else geometry.median_shape[axis])
+def samples_per_epoch(cases: int, geometry: Geometry, batch: int) -> int:
+    """How many samples one pass over the cases gives.
+
+    One a case; where a flat network slices volumes, one a slice, but no more than nnU-Net's 250 steps.
+    """
+    if geometry.slice_axis is None:
+        return max(1, cases)
+    return max(1, min(cases * geometry.median_shape[geometry.slice_axis], FLAT_STEPS * batch))
 
 
 def why_steps(samples: int, batch: int) -> str:
@@ -69,13 +74,12 @@ def _by_epochs() -> tuple[dict[str, object], dict[str, str]]:
         "average": 0.0,
     }
     return recipe, {
-        "optimiser": "Stochastic gradient descent: over many epochs it ends better than adaptive steps "
+        "optimiser": "Over many epochs, plain gradient descent ends better than adaptive steps "
         "(Isensee et al. 2021).",
-        "learning_rate": "0.01, nnU-Net's start, which held on all its datasets.",
-        "weight_decay": "3e-5, as nnU-Net.",
-        "momentum": "0.99 with Nesterov's correction: patches differ so much that gradients need a long "
-        "memory.",
-        "warmup": "None: instance normalisation keeps the first steps tame.",
+        "learning_rate": "nnU-Net's start, which held on all its datasets.",
+        "weight_decay": "As nnU-Net.",
+        "momentum": "With Nesterov's correction: patches differ so much that gradients need a long memory.",
+        "warmup": "Not needed: instance normalisation keeps the first steps tame.",
         "power": "The rate falls as (1 - share of the budget)^0.9 to zero (Chen et al., DeepLab).",
         "clip": "Gradients longer than 12 are cut: only outliers are.",
         "average": "Weights are not averaged: the rate falls slowly enough to settle by itself.",
@@ -95,12 +99,12 @@ def _by_time(steps: int) -> tuple[dict[str, object], dict[str, str]]:
         "average": average,
     }
     return recipe, {
-        "optimiser": "AdamW: within minutes it is far ahead of gradient descent with momentum (Loshchilov "
+        "optimiser": "Within minutes it is far ahead of gradient descent with momentum (Loshchilov "
         "and Hutter 2019).",
-        "learning_rate": "0.002: twice AdamW's usual rate, which instance normalisation allows and few "
+        "learning_rate": "Twice AdamW's usual rate, which instance normalisation allows and few "
         "steps ask for.",
-        "weight_decay": "0.01, AdamW's default: it hardly matters in so few steps.",
-        "momentum": "0.9, AdamW's default.",
+        "weight_decay": "AdamW's default: it hardly matters in so few steps.",
+        "momentum": "AdamW's default.",
         "warmup": "Over the first 3 % of the budget the rate rises from zero, until AdamW has seen typical "
         "gradients.",
         "power": "Then it falls in a straight line with the elapsed share of the budget, to zero at its end.",
@@ -113,9 +117,9 @@ def _by_time(steps: int) -> tuple[dict[str, object], dict[str, str]]:
 
 def _reasons(machine: Machine, batch_dice: bool, seconds_per_step: float) -> dict[str, str]:
     precise = {
-        "float32": "Full precision: this machine gains nothing from less.",
-        "bfloat16": "bfloat16: about twice as fast here, with the range of float32.",
-        "float16": "float16 with loss scaling: twice as fast here.",
+        "float32": "This machine gains nothing from less.",
+        "bfloat16": "About twice as fast here as full precision, with the same range.",
+        "float16": "With loss scaling, about twice as fast here as full precision.",
     }
     return {
         "budget": "As asked for; shared when several networks are trained.",
@@ -131,7 +135,7 @@ def _reasons(machine: Machine, batch_dice: bool, seconds_per_step: float) -> dic
         "channels_last": "Channels lie side by side in memory, as the fast convolutions want them.",
         "compile": "Not compiled: compiling costs a minute or more and gains little for plain convolutions.",
         "checkpoint_seconds": "Whatever happens, at most a minute of learning is lost.",
-        "seconds_per_step": f"{seconds_per_step:.3g} s, the basis of the estimates above."
+        "seconds_per_step": "The basis of the estimates above."
         if seconds_per_step
         else "Not measured: a budget in epochs does not depend on it.",
     }

@@ -1,0 +1,211 @@
+"""Plans: made, overridden, edited and explained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from isocenter.errors import BadPlan
+from isocenter.pipeline.plan import apply_overrides, explain, make
+from isocenter.records import (
+    Budget,
+    Case,
+    CaseMeasure,
+    Channel,
+    Dataset,
+    Fingerprint,
+    Fold,
+    Label,
+    Machine,
+    Plan,
+)
+
+CPU = Machine(device="cpu", name="two cores", cores=2, memory_gb=24, precision="bfloat16")
+LABELS = (Label(name="Anterior", values=(1,)), Label(name="Posterior", values=(2,)))
+CHANNELS = (Channel(name="T1", modality="mri"),)
+SHAPE, SPACING = (36, 50, 35), (1.0, 1.0, 1.0)
+
+
+def dataset(count: int = 20, task: str = "segmentation", folds: tuple[Fold, ...] = ()) -> Dataset:
+    cases = tuple(
+        Case(id=f"c{number}", patient=f"p{number}", inputs={"image": (f"c{number}.nii.gz",)})
+        for number in range(count)
+    )
+    return Dataset(
+        name="small",
+        root="/data",
+        layout="msd",
+        task=task,
+        channels=CHANNELS,
+        labels=LABELS,
+        cases=cases,
+        folds=folds,
+    )
+
+
+def fingerprint(count: int = 20) -> Fingerprint:
+    return Fingerprint(
+        task="segmentation",
+        dataset="small",
+        dims=3,
+        channels=CHANNELS,
+        labels=LABELS,
+        intensities=(),
+        cases=tuple(
+            CaseMeasure(id=f"c{number}", shape=SHAPE, cropped_shape=SHAPE, spacing_mm=SPACING)
+            for number in range(count)
+        ),
+        median_shape=SHAPE,
+        median_spacing_mm=SPACING,
+    )
+
+
+def planned(budget: str = "15m", **options: object) -> Plan:
+    return make(
+        dataset(),
+        fingerprint(),
+        "segmentation/nnunet",
+        Budget.read(budget),
+        machine=CPU,
+        speed=7e10,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def test_a_plan_survives_its_file(tmp_path: Path) -> None:
+    plan = planned()
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == plan
+
+
+def test_the_same_plan_comes_from_the_same_seed() -> None:
+    assert planned(seed=3) == planned(seed=3)
+    assert planned(seed=3).folds != planned(seed=4).folds
+
+
+def test_an_epoch_is_one_pass_over_the_cases_that_a_fold_learns_from() -> None:
+    plan = planned()
+    stage = plan.stages[0]
+    assert len(plan.folds[0].train) == 14
+    assert stage.training.steps_per_epoch * stage.training.batch == 14
+
+
+def test_a_value_is_overridden_in_every_stage_and_its_reason_noted() -> None:
+    plan = planned("6h", overrides={"training.batch": 4})
+    assert [stage.training.batch for stage in plan.stages] == [4, 4]
+    assert all(stage.training.why["batch"] == "Set by the user." for stage in plan.stages)
+    assert plan.stage("3d_fullres").training.steps_per_epoch == 4
+
+
+def test_a_value_is_overridden_in_one_stage() -> None:
+    plan = planned("6h", overrides={"2d.training.learning_rate": 0.5})
+    assert plan.stage("2d").training.learning_rate == 0.5
+    assert plan.stage("3d_fullres").training.learning_rate != 0.5
+
+
+def test_the_seed_can_be_set_like_any_value() -> None:
+    assert planned(overrides={"seed": 7}) == planned(seed=7)
+
+
+def test_a_budget_can_be_set_in_words() -> None:
+    plan = apply_overrides(planned(), {"training.budget": "20 epochs"})
+    assert plan.stages[0].training.budget == Budget(epochs=20)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("training.batsh", "Did you mean 'training.batch'"),
+        ("batch", "Did you mean 'training.batch'"),
+        ("trainig.power", "Did you mean 'training.power'"),
+        ("prediction.batsh", "Did you mean 'prediction.batch'"),
+        ("geometry.why", "the plan has no value 'geometry.why'"),
+        ("training", "Known: training.budget"),
+        ("4d.training.batch", "the plan has no value"),
+        ("settings.nonsense", "nonsense"),
+    ],
+)
+def test_a_misspelt_key_is_refused_with_a_suggestion(key: str, message: str) -> None:
+    with pytest.raises(BadPlan, match=message):
+        planned(overrides={key: 3})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("training.batch", "many", "training.batch"),
+        ("training.batch", 0, "at least 1"),
+        ("training.optimiser", "sdg", "sgd"),
+        ("geometry.patch", (40, 55, 40), "take 56"),
+        ("geometry.patch", (40, 56), "as many axes"),
+        ("network.features", (16, 32), "same number of levels"),
+        ("seed", "lucky", "not a whole number"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused(key: str, value: object, message: str) -> None:
+    with pytest.raises(BadPlan, match=message):
+        planned(overrides={key: value})
+
+
+def test_an_edited_file_is_checked_like_an_override(tmp_path: Path) -> None:
+    plan = planned()
+    path = tmp_path / "plan.json"
+    plan.save(path)
+    text = path.read_text()
+    path.write_text(text.replace('"batch": 2', '"batch": 3'))
+    assert Plan.load(path).stages[0].training.batch == 3
+    path.write_text(text.replace('"learning_rate"', '"learning_rat"'))
+    with pytest.raises(BadPlan, match="Did you mean 'learning_rate'"):
+        Plan.load(path)
+
+
+def test_the_seed_of_a_finished_plan_stays() -> None:
+    with pytest.raises(BadPlan, match="Plan anew"):
+        apply_overrides(planned(), {"seed": 3})
+
+
+def test_folds_that_the_dataset_brings_are_kept() -> None:
+    own = Fold(train=tuple(f"c{number}" for number in range(10)), validation=("c10",), test=("c11", "c12"))
+    plan = make(
+        dataset(folds=(own,)),
+        fingerprint(),
+        "segmentation/nnunet",
+        Budget.read("5m"),
+        machine=CPU,
+        speed=7e10,
+    )
+    assert plan.folds == (own,)
+    assert "brings along" in plan.why["folds"]
+
+
+def test_a_method_for_another_task_is_refused() -> None:
+    with pytest.raises(BadPlan, match="asks for 'detection'"):
+        make(dataset(task="detection"), fingerprint(), "segmentation/nnunet", Budget.read("5m"), machine=CPU)
+
+
+def test_a_variant_changes_the_plan_of_its_base_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "gentle.py"
+    path.write_text('BASE = "segmentation/nnunet"\nCHANGES = {"training.learning_rate": 0.0001}\n')
+    plan = make(dataset(), fingerprint(), str(path), Budget.read("5m"), machine=CPU, speed=7e10)
+    training = plan.stages[0].training
+    assert training.learning_rate == 0.0001
+    assert "gentle" in training.why["learning_rate"]
+
+
+def test_the_explanation_says_every_decision_in_plain_lines() -> None:
+    plan = planned("6h", overrides={"training.clip": 5})
+    text = explain(plan)
+    for expected in (
+        "Voxel size: 1 × 1 × 1 mm.",
+        "Patch: 40 × 56 × 40 voxels.",
+        "5 folds over 20 patients",
+        "learns from 14 cases, chooses on 2 cases and is scored on 4 cases",
+        "Longest gradient: 5. Set by the user.",
+        "2d, then 3d_fullres.",
+        "As for 2d.",
+    ):
+        assert expected in " ".join(text.split())
+    assert max(len(line) for line in text.splitlines()) <= 96
+    assert "{" not in text
+    assert "None" not in text
