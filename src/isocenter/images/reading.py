@@ -135,7 +135,7 @@ def _straightened(image: Image, source: str | Path, order: int) -> Image:
     matrix, offset = step[:dims, :dims][::-1, ::-1], step[:dims, 3][::-1]
     moved = [
         ndimage.affine_transform(
-            channel, matrix, offset, output_shape=upright.shape, order=order, cval=channel.min()
+            channel, matrix, offset, upright.shape, order=order, mode="grid-constant", cval=channel.min()
         )
         for channel in image.array
     ]

@@ -21,6 +21,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset, filereader, uid
+from pydicom.dataelem import RawDataElement
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
@@ -39,6 +40,7 @@ UNEVEN = 0.1
 COSINE = 1e-3
 # Where numbers mean nothing by themselves and white may be stored as zero.
 _PROJECTIONS = ("CR", "DX", "MG", "RG", "IO", "PX")
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _TAGS = (
     *("SOPClassUID", "SeriesInstanceUID", "ImageType", "Modality", "Rows", "Columns", "NumberOfFrames"),
     *("BitsAllocated", "SamplesPerPixel", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness"),
@@ -401,7 +403,7 @@ def _sorted(frames: list[_Frame], orientation: NDArray[np.float64], path: Path) 
 
 def _check_even(frames: list[_Frame], heights: NDArray[np.float64]) -> None:
     gaps = np.diff(heights)
-    usual = float(np.median(gaps))
+    usual = float(np.quantile(gaps, 0.5, method="lower"))
     least = max(UNEVEN * usual, 1e-4)
     for index in np.flatnonzero(gaps < least)[:1]:
         raise UnreadableFile(
@@ -482,13 +484,25 @@ def _shifted(planes: list[NDArray[Any]], frames: list[_Frame]) -> list[NDArray[A
 def _stored(path: Path, size: tuple[int, int]) -> NDArray[Any]:
     """The pixels of one file as stored: (frame, y, x, sample)."""
     dataset = _parse(path, header=False)
-    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+    _check_lengths(dataset, path)
+    name = next((name for name in _PIXELS if name in dataset), None)
+    if name is None:
         raise UnreadableFile("it holds no pixel data.", where=path, cure="Export it with its picture.")
     with _trusting_nothing(path):
         samples = int(dataset.get("SamplesPerPixel", 1))
         count = int(dataset.get("NumberOfFrames") or 1)
-        claimed = size[0] * size[1] * samples * count * int(dataset.BitsAllocated) // 8
-    _check_codec(dataset, claimed, path)
+        claimed = (size[0] * size[1] * samples * count * int(dataset.BitsAllocated) + 7) // 8
+        if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
+            claimed = claimed * 2 // 3
+        syntax = dataset.file_meta.TransferSyntaxUID
+        encapsulated = syntax.is_encapsulated
+        present: bytes = b"" if encapsulated else dataset[name].value or b""
+    if encapsulated:
+        stream.check_memory(claimed, path)
+        _check_codec(syntax, path)
+    else:
+        stream.check_size(claimed, len(present), path)
+        stream.checked_length(present, claimed, path)
     with _trusting_nothing(path):
         array = pixel_array(dataset)
         if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
@@ -499,18 +513,19 @@ def _stored(path: Path, size: tuple[int, int]) -> NDArray[Any]:
     return array
 
 
-def _check_codec(dataset: Dataset, claimed: int, path: Path) -> None:
-    """See that the pixels can be decoded, and that there are as many as the header says."""
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax is None:
-        raise UnreadableFile(
-            "it does not say how its pixels are stored.", where=path, cure="Export it again."
-        )
-    if not syntax.is_encapsulated:
-        name = next(n for n in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if n in dataset)
-        stream.check_size(claimed, len(dataset[name].value or b""), path)
-        return
-    stream.check_memory(claimed, path)
+def _check_lengths(dataset: Dataset, path: Path) -> None:
+    """pydicom takes what is there when an element claims more than the file holds."""
+    for tag in list(dataset.keys()):
+        element = dataset.get_item(tag)
+        if isinstance(element, RawDataElement) and element.length != 0xFFFFFFFF:
+            present = len(element.value or b"")
+            if present < element.length:
+                raise stream.cut_short(
+                    path, f"an element claims {element.length:,} bytes and has {present:,}"
+                )
+
+
+def _check_codec(syntax: uid.UID, path: Path) -> None:
     try:
         available = get_decoder(syntax).is_available
     except NotImplementedError:
