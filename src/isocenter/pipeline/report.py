@@ -168,8 +168,8 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("cases", "All cases", content["cases"]["rows"]),
         ("learning", "Learning", content["learning"]),
         ("choice", "Cross-validation", content["choice"]),
-        ("plan", "Plan", content["plan"]),
         ("methods", "Methods paragraph", content["text"].sentences),
+        ("plan", "Plan", content["plan"]),
         ("rules", "Measures", content["rules"]),
         ("provenance", "Provenance", True),
     ]
@@ -402,13 +402,13 @@ def _series(rows: Sequence[Mapping[str, float]], column: str) -> list[tuple[floa
     return [(row["seconds"] / 60, row[column]) for row in rows if column in row and "seconds" in row]
 
 
-def _plan_in_words(plan: Plan | None) -> list[str]:
-    """The plan's explanation, paragraph by paragraph."""
+def _plan_in_words(plan: Plan | None) -> list[paragraph.Block]:
+    """The plan's explanation, part by part; its first line only repeats the page's head."""
     if plan is None:
         return []
-    from isocenter.pipeline.plan import explain
+    from isocenter.pipeline.plan import TITLES, explain
 
-    return [block for block in explain(plan).split("\n\n") if block.strip()]
+    return paragraph.blocks(explain(plan), TITLES.values())[1:]
 
 
 def _environment(plan: Plan | None) -> list[tuple[str, str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,56 @@ class Text:
     sentences: tuple[str, ...]
     references: tuple[str, ...]
     published: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a plan's explanation: sentences, or decisions as name, value and reason."""
+
+    title: str
+    sentences: tuple[str, ...]
+    items: tuple[tuple[str, str, str], ...]
+
+
+_ITEM = re.compile(r"([^:]+): (.+?)(?:(?<=[^.])\.(?: (.*))?)?$")
+
+
+def blocks(explanation: str, listed: Collection[str]) -> list[Block]:
+    """Take the wrapped text of `pipeline.plan.explain` apart, so that a page can set it in columns.
+
+    A block is parted by empty lines; its title is flush left and what follows is indented by two, with
+    continuation lines further in.
+
+    Args:
+        explanation: The text.
+        listed: Titles of the blocks whose lines are decisions, `name: value. reason`.
+    """
+    return [_block(part, listed) for part in explanation.strip().split("\n\n")]
+
+
+def _block(part: str, listed: Collection[str]) -> Block:
+    lines = [line for line in part.splitlines() if line.strip("- ")]
+    title = " ".join(line for line in lines if not line.startswith(" "))
+    indented = [line for line in lines if line.startswith(" ")]
+    if not indented:
+        return Block("", (title,), ())
+    if title not in listed:
+        return Block(title, (" ".join(line.strip() for line in indented),), ())
+    decisions = _unwrapped(indented)
+    parted = [_ITEM.match(words) for words in decisions]
+    items = [(found[1], found[2], found[3] or "") for found in parted if found]
+    rest = [words for words, found in zip(decisions, parted, strict=True) if not found]
+    return Block(title, tuple(rest), tuple(items))
+
+
+def _unwrapped(lines: Sequence[str]) -> list[str]:
+    joined: list[str] = []
+    for line in lines:
+        if joined and line.startswith("    "):
+            joined[-1] += " " + line.strip()
+        else:
+            joined.append(line.strip())
+    return joined
 
 
 class _References:

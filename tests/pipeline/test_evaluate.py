@@ -1,0 +1,235 @@
+"""Any two folders of answers and truths: matched by name, checked, judged, written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isocenter import images
+from isocenter.errors import BadDataset, IsocenterWarning, UnreadableFile
+from isocenter.images.geometry import Geometry
+from isocenter.images.layouts import open_dataset
+from isocenter.pipeline.evaluate import evaluate, score_cases, write_scores
+from isocenter.records import CaseScore, Label, Scores
+
+GRID = Geometry.plain((4, 6, 6))
+
+
+def write(path: Path, voxels: int = 8, value: int = 1, grid: Geometry = GRID) -> Path:
+    """A file whose first `voxels` voxels have the value."""
+    array = np.zeros(grid.shape, np.uint8)
+    array.reshape(-1)[:voxels] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images.write(array[None], path, grid)
+    return path
+
+
+def folders(root: Path, answers: Iterable[str], truths: Iterable[str]) -> tuple[Path, Path]:
+    for name in answers:
+        write(root / "answers" / name)
+    for name in truths:
+        write(root / "truths" / name)
+    return root / "answers", root / "truths"
+
+
+def matched(root: Path, answers: Iterable[str], truths: Iterable[str]) -> list[str]:
+    """The cases that were judged, all with a Dice of 1."""
+    scores = evaluate(*folders(root, answers, truths))
+    assert all(case.values["1"]["dice"] == 1.0 for case in scores.cases)
+    return [case.case for case in scores.cases]
+
+
+# ---------------------------------------------------------------------------------------------- who fits whom
+
+
+def test_files_are_matched_by_name_whatever_their_suffix(tmp_path: Path) -> None:
+    assert matched(tmp_path, ["a.nii", "b.nii.gz"], ["a.nii.gz", "b.nii.gz"]) == ["a", "b"]
+
+
+def test_endings_that_say_what_a_file_is_are_left_away(tmp_path: Path) -> None:
+    names = ["p1_pred.nii.gz", "p2-Seg.nii.gz"], ["p1_seg.nii.gz", "p2_label.nii.gz"]
+    assert matched(tmp_path, *names) == ["p1_seg", "p2_label"]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    answers, truths = ["p1/pred.nii.gz", "p2/pred.nii.gz"], ["p1/seg.nii.gz", "p2/seg.nii.gz"]
+    assert matched(tmp_path, answers, truths) == ["p1/seg", "p2/seg"]
+
+
+def test_an_exact_name_goes_before_a_similar_one(tmp_path: Path) -> None:
+    write(tmp_path / "answers" / "a_pred.nii.gz", voxels=3)
+    with pytest.warns(IsocenterWarning, match="a_pred"):
+        scores = evaluate(*folders(tmp_path, ["a.nii.gz"], ["a.nii.gz"]), missing="empty")
+    assert scores.cases[0].values["1"]["dice"] == 1.0
+
+
+def test_two_answers_to_one_truth_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadDataset, match=r"several answers fit case 'a': a_mask\.nii\.gz, a_pred\.nii\.gz"):
+        evaluate(*folders(tmp_path, ["a_pred.nii.gz", "a_mask.nii.gz"], ["a.nii.gz"]))
+
+
+def test_missing_partners_are_all_named(tmp_path: Path) -> None:
+    with pytest.raises(BadDataset) as caught:
+        evaluate(*folders(tmp_path, ["a.nii.gz", "x.nii.gz"], ["a.nii.gz", "b.nii.gz", "c.nii.gz"]))
+    assert "2 truths without an answer: b, c." in str(caught.value)
+    assert "1 answer without a truth: x." in str(caught.value)
+
+
+def test_a_missing_answer_can_be_judged_as_empty(tmp_path: Path) -> None:
+    with pytest.warns(IsocenterWarning, match="b"):
+        scores = evaluate(*folders(tmp_path, ["a.nii.gz"], ["a.nii.gz", "b.nii.gz"]), missing="empty")
+    assert scores.cases[1].failure == "no answer"
+    assert scores.cases[1].values["1"]["dice"] == 0.0
+    assert scores.summary["1"]["dice"].mean == 0.5
+
+
+def test_folders_that_have_nothing_in_common_are_refused_even_then(tmp_path: Path) -> None:
+    with pytest.raises(BadDataset, match="without an answer"):
+        evaluate(*folders(tmp_path, ["x.nii.gz"], ["a.nii.gz"]), missing="empty")
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    answers, truths = folders(tmp_path, ["a.nii.gz"], ["a.nii.gz"])
+    with pytest.raises(BadDataset, match="nowhere"):
+        evaluate(tmp_path / "nowhere", truths)
+    with pytest.raises(BadDataset, match="nowhere"):
+        evaluate(answers, tmp_path / "nowhere")
+
+
+def test_an_empty_folder_of_truths_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "truths").mkdir()
+    (tmp_path / "answers").mkdir()
+    with pytest.raises(BadDataset, match="no truth"):
+        evaluate(tmp_path / "answers", tmp_path / "truths")
+
+
+# --------------------------------------------------------------------------------------------- what is judged
+
+
+def test_answers_on_other_grids_are_all_named_and_nothing_is_written(tmp_path: Path) -> None:
+    answers, truths = folders(tmp_path, ["a.nii.gz"], ["a.nii.gz", "b.nii.gz", "c.nii.gz"])
+    write(answers / "b.nii.gz", grid=Geometry.plain((4, 6, 5)))
+    write(answers / "c.nii.gz", grid=Geometry.plain((4, 6, 6), (1, 1, 2)))
+    with pytest.raises(BadDataset, match=r"2 answers cannot be judged: b \(.*shapes differ.*c \("):
+        evaluate(answers, truths, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_answer_is_named(tmp_path: Path) -> None:
+    answers, truths = folders(tmp_path, ["a.nii.gz"], ["a.nii.gz"])
+    whole = (answers / "a.nii.gz").read_bytes()
+    (answers / "a.nii.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadDataset, match=r"1 answer cannot be judged: a \("):
+        evaluate(answers, truths, labels=[Label(name="a", values=(1,))])
+
+
+def test_a_broken_truth_is_an_error_of_its_own(tmp_path: Path) -> None:
+    answers, truths = folders(tmp_path, ["a.nii.gz"], ["a.nii.gz"])
+    (truths / "a.nii.gz").write_bytes(b"")
+    with pytest.raises(UnreadableFile, match=r"a\.nii\.gz"):
+        evaluate(answers, truths)
+
+
+def test_labels_that_only_one_side_has_are_judged_too(tmp_path: Path) -> None:
+    write(tmp_path / "answers" / "a.nii.gz", value=7)
+    write(tmp_path / "truths" / "a.nii.gz", value=2)
+    scores = evaluate(tmp_path / "answers", tmp_path / "truths")
+    assert {label: values["dice"] for label, values in scores.cases[0].values.items()} == {"2": 0.0, "7": 0.0}
+
+
+def test_given_labels_go_before_those_that_occur(tmp_path: Path) -> None:
+    scores = evaluate(
+        *folders(tmp_path, ["a.nii.gz"], ["a.nii.gz"]), labels=[Label(name="liver", values=(1,))]
+    )
+    assert list(scores.summary) == ["liver", "mean"]
+
+
+def test_a_dataset_around_the_truths_tells_labels_and_cases(tmp_path: Path) -> None:
+    for part in ("imagesTr", "labelsTr"):
+        write(tmp_path / part / "p1.nii.gz")
+    entry = {"image": "./imagesTr/p1.nii.gz", "label": "./labelsTr/p1.nii.gz"}
+    declared = {"name": "d", "modality": {"0": "CT"}, "labels": {"0": "background", "1": "spleen"}}
+    text = json.dumps({**declared, "numTraining": 1, "training": [entry]})
+    (tmp_path / "dataset.json").write_text(text, encoding="utf-8")
+    write(tmp_path / "answers" / "p1.nii.gz")
+    below = evaluate(tmp_path / "answers", tmp_path / "labelsTr")
+    whole = evaluate(tmp_path / "answers", tmp_path)
+    assert list(below.summary) == ["spleen", "mean"]
+    assert below == whole
+
+
+def test_flat_pictures_are_judged_like_volumes(tmp_path: Path) -> None:
+    for folder in ("answers", "truths"):
+        write(tmp_path / folder / "a.png", grid=Geometry.plain((5, 7)))
+    assert evaluate(tmp_path / "answers", tmp_path / "truths").summary["1"]["dice"].mean == 1.0
+
+
+def test_names_with_spaces_and_other_scripts_are_matched(tmp_path: Path) -> None:
+    names = ["Größe 1.nii.gz", "患者 2.nii.gz"]
+    assert matched(tmp_path, names, names) == ["Größe 1", "患者 2"]
+
+
+def test_side_by_side_gives_what_one_after_the_other_gives(tmp_path: Path) -> None:
+    names = [f"case{number}.nii.gz" for number in range(5)]
+    answers, truths = folders(tmp_path, names, names)
+    write(answers / names[2], voxels=20)
+    assert evaluate(answers, truths, workers=2) == evaluate(answers, truths, workers=1)
+
+
+def test_hippocampus_judged_by_itself_is_perfect(data: Callable[[str], Path], tmp_path: Path) -> None:
+    truths = data("hippocampus") / "labelsTr"
+    for path in sorted(truths.glob("*.nii.gz"))[:5]:
+        shutil.copy(path, tmp_path)
+    with pytest.warns(IsocenterWarning, match="195 truths without an answer"):
+        scores = evaluate(tmp_path, truths, missing="empty")
+    done = [case for case in scores.cases if case.failure is None]
+    assert len(done) == 5
+    assert list(scores.summary) == ["Anterior", "Posterior", "mean"]
+    assert {values["hd95"] for case in done for values in case.values.values()} == {0.0}
+
+
+# -------------------------------------------------------------------------------------------- what is written
+
+
+def test_scores_are_written_as_json_and_as_a_table(tmp_path: Path) -> None:
+    scores = evaluate(*folders(tmp_path, ["a.nii.gz"], ["a.nii.gz"]), tmp_path / "out")
+    assert Scores.load(tmp_path / "out" / "scores.json") == scores
+    with (tmp_path / "out" / "scores.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["case"], row["label"], row["dice"], row["failure"]) for row in rows] == [
+        ("a", "1", "1.0", "")
+    ]
+
+
+def test_an_undefined_measure_is_null_in_json_and_empty_in_the_table(tmp_path: Path) -> None:
+    case = CaseScore(case="a", patient="a", values={"x": {"dice": None, "hd95": 1.5}})
+    write_scores(tmp_path / "scores.json", "segmentation", [case])
+    written = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    assert written["cases"][0]["values"]["x"]["dice"] is None
+    assert written["summary"]["x"]["dice"] == {"mean": None, "low": None, "high": None, "n": 0}
+    assert (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()[1] == "a,a,,,x,,1.5,"
+
+
+# ----------------------------------------------------------------------------------------- a fold's own cases
+
+
+def test_one_bad_answer_of_a_fold_does_not_lose_the_others(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write(tmp_path / "images" / f"{name}.nii.gz")
+        write(tmp_path / "labels" / f"{name}.nii.gz")
+    dataset = open_dataset(tmp_path)
+    write(tmp_path / "answers" / "a.nii.gz")
+    write(tmp_path / "answers" / "b.nii.gz", grid=Geometry.plain((1, 6, 6)))
+    scored = score_cases(dataset, ["a", "b", "c"], tmp_path / "answers", fold=3)
+    label = dataset.labels[0].name
+    assert [case.values[label]["dice"] for case in scored] == [1.0, 0.0, 0.0]
+    assert [case.failure is None for case in scored] == [True, False, False]
+    assert {case.fold for case in scored} == {3}
+    assert all(os.sep not in (case.failure or "") for case in scored)
