@@ -1,5 +1,5 @@
 # Needs Python 3.11 or newer and make; everything else goes into .venv.
-#   make demo   set up and run the whole workflow on generated images
+#   make demo   set up and run the whole workflow on generated images, into a fresh folder demo/
 #   make test   set up and run the tests
 #   make lint   style, types and the one-way imports
 
@@ -11,7 +11,8 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 .PHONY: demo test lint clean
 
 demo: .venv/ready
-	$(BIN)/isocenter demo
+	rm -rf demo
+	$(BIN)/isocenter demo --out demo
 
 test: .venv/ready-to-test
 	$(BIN)/python -m pytest -n 2

@@ -14,6 +14,7 @@ from typing import Any
 from isocenter.methods import catalogue
 
 HERE = Path(__file__).parent
+MANY = 30
 PAGE = HERE.parent / "docs" / "systems.md"
 HEAD = """# Systems and figures
 
@@ -53,18 +54,34 @@ def _measurements(found: list[Mapping[str, Any]]) -> Iterator[str]:
     if not found:
         yield "None recorded yet."
         return
-    yield "Single figures of each benchmark; the rest is in its file.\n"
+    yield "Of a benchmark with many figures only the chief ones; the rest is in its file.\n"
     yield "| benchmark | command | figures | machine | date |"
     yield "|---|---|---|---|---|"
     for result in found:
         name, machine = result["benchmark"], result["machine"]
-        singles = {
-            key: value for key, value in result["figures"].items() if not isinstance(value, dict | list)
-        }
+        shown = _chief(result["figures"])
         where = _cell(f"{machine['processor']}, {machine['cores']} cores")
         file = f"[{name}](../benchmarks/results/{name}.json)"
         command, day = _cell(result["command"]), result["date"][:10]
-        yield f"| {file} | `{command}` | {_lines(singles)} | {where} | {day} |"
+        yield f"| {file} | `{command}` | {_lines(shown)} | {where} | {day} |"
+
+
+def _chief(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """All figures where they are few, else the ratios to a peer and those that stand by themselves."""
+    every = {name: value for name, value in _flat(figures) if not isinstance(value, list)}
+    if len(every) <= MANY:
+        return every
+    return {name: value for name, value in every.items() if name in figures or name.endswith("times_faster")}
+
+
+def _flat(figures: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in figures.items():
+        if name == "systems" and not above:
+            continue
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{name}, ")
+        else:
+            yield f"{above}{name}", value
 
 
 def _lines(figures: Mapping[str, Any]) -> str:

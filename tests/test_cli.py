@@ -202,7 +202,7 @@ def test_scores_are_shown_with_their_intervals_and_failures(
     overheard(monkeypatch, "evaluate", some_scores())
     assert cli.main(["evaluate", "answers", "truths", "--out", "scores"]) == 0
     text = capsys.readouterr().out
-    assert "0.850 to 0.940" in text
+    assert "0.900 (0.850–0.940)" in text
     assert "undefined" in text
     assert "failed: a: no answer" in text
 
@@ -214,6 +214,15 @@ def test_programs_get_the_scores_as_they_stand_on_disk(
     assert cli.main(["evaluate", "answers", "truths", "--out", "scores", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["summary"]["left"]["dice"] == {"mean": 0.9, "low": 0.85, "high": 0.94, "n": 40}
+
+
+def test_many_labels_are_listed_one_below_the_other(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    few = some_scores()
+    many = few.changed(summary={f"organ {number}": few.summary["left"] for number in range(60)})
+    overheard(monkeypatch, "evaluate", many)
+    assert cli.main(["evaluate", "answers", "truths", "--out", "scores"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["organ", "59", "dice", "0.900", "(0.850–0.940)"] in rows
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write_dataset(folder: Path, cases: int = 10) -> None:
+def write_dataset(folder: Path, cases: int = 6) -> None:
     """Two balls, one brighter than the other, in the layout of the Medical Segmentation Decathlon."""
     rng = np.random.default_rng(0)
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in (20, 22, 18)], indexing="ij"))
@@ -158,7 +158,7 @@ def test_the_page_of_systems_is_what_its_command_writes() -> None:
 
 
 def test_the_house_stands_as_it_is_drawn() -> None:
-    """The picture shows every room and nothing that is not there; of the pipeline it may leave out details."""
+    """The picture shows every room, nothing that is not there, and of the pipeline the chief stages."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     picture = text[text.index("src/isocenter/\n") : text.index("## Imports")]
     source = ROOT / "src" / "isocenter"

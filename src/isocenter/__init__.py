@@ -196,6 +196,7 @@ def evaluate(
     out: str | Path,
     *,
     task: str = "segmentation",
+    missing: Literal["refuse", "empty"] = "refuse",
     workers: int | None = None,
 ) -> Scores:
     """Score a folder of answers, from any tool, against the truth, and write `scores.json`.
@@ -205,14 +206,15 @@ def evaluate(
         truths: A folder of truths, or a dataset.
         out: The folder for `scores.json`.
         task: What the files answer.
+        missing: Refuse truths without an answer, or judge these as empty answers.
         workers: Processes that judge cases side by side; by default as many as there are cores.
 
     Raises:
-        BadDataset: An answer has no truth, or lies on another grid.
+        BadDataset: Partners are missing, or an answer lies on another grid.
     """
     from isocenter.pipeline import evaluate as stage
 
-    return stage.evaluate(Path(answers), Path(truths), Path(out), task=task, workers=workers)
+    return stage.evaluate(Path(answers), Path(truths), Path(out), task=task, missing=missing, workers=workers)
 
 
 def report(run: str | Path) -> Path:

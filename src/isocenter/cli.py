@@ -28,7 +28,10 @@ from isocenter.errors import BadPlan, Interrupted, IsocenterError, IsocenterWarn
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from isocenter.records import Plan, Scores
+    from isocenter.records import Interval, Plan, Scores
+
+#: A table of scores has a column for each label up to this many.
+LABELS_SIDE_BY_SIDE = 4
 
 SUCCESS, BROKEN, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -271,13 +274,15 @@ def evaluate(
     *,
     out: Annotated[Path, Parameter(help="The folder for `scores.json` and `scores.csv`.")],
     task: Annotated[str, Parameter(help="What the files answer.")] = "segmentation",
-    workers: Annotated[
-        int | None, Parameter(help="Processes; by default as many as there are cores.")
-    ] = None,
+    missing: Annotated[
+        Literal["refuse", "empty"],
+        Parameter(help="Refuse truths without an answer, or judge these as empty answers."),
+    ] = "refuse",
+    workers: Workers = None,
     common: Common = Common(),
 ) -> Answer:
     """Score a folder of answers against the truth; files are matched by name."""
-    scores = isocenter.evaluate(answers, truths, out, task=task, workers=workers)
+    scores = isocenter.evaluate(answers, truths, out, task=task, missing=missing, workers=workers)
     return Answer(_scores_data(scores), (*_scores_text(scores), f"The scores: {out / 'scores.json'}"))
 
 
@@ -365,17 +370,29 @@ def _scores_data(scores: Scores) -> dict[str, Any]:
 
 
 def _scores_text(scores: Scores) -> tuple[RenderableType, ...]:
-    """A table of the means with their intervals, one row per label and measure."""
-    rows = []
-    for label, measures in scores.summary.items():
-        for measure, interval in measures.items():
-            if interval.mean is None:
-                rows.append((label, measure, "undefined", "", str(interval.n)))
-            else:
-                bounds = "" if interval.low is None else f"{interval.low:.3f} to {interval.high:.3f}"
-                rows.append((label, measure, f"{interval.mean:.3f}", bounds, str(interval.n)))
+    """A table of the means with their intervals, a column for each label if these are few."""
+    labels = list(scores.summary)
+    measures = list(dict.fromkeys(measure for each in scores.summary.values() for measure in each))
+    cells = {
+        (label, measure): _interval(interval)
+        for label, each in scores.summary.items()
+        for measure, interval in each.items()
+    }
+    if len(labels) <= LABELS_SIDE_BY_SIDE:
+        rows = [(measure, *(cells.get((label, measure), "") for label in labels)) for measure in measures]
+        table = _table(("measure", *labels), rows)
+    else:
+        rows = [(*place, cell) for place, cell in cells.items()]
+        table = _table(("label", "measure", "mean"), rows)
     failures = [f"failed: {case.case}: {case.failure}" for case in scores.cases if case.failure]
-    return (_table(("label", "measure", "mean", "95 % interval", "patients"), rows), *failures)
+    return (table, f"Means of {_count(len(scores.cases), 'case')}, 95 % intervals over patients.", *failures)
+
+
+def _interval(interval: Interval) -> str:
+    if interval.mean is None:
+        return "undefined"
+    mean = f"{interval.mean:.3f}"
+    return mean if interval.low is None else f"{mean} ({interval.low:.3f}–{interval.high:.3f})"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
@@ -383,7 +400,9 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*head, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, title in enumerate(head):
+        table.add_column(escape(title), no_wrap=number == 0)
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     return table
@@ -441,7 +460,9 @@ def _answered(answer: object, *, as_json: bool) -> int:
     elif answer.text:
         from rich.console import Console
 
-        console = Console(markup=False, highlight=False, soft_wrap=True)
+        # A file has no width; this one holds most tables without a break.
+        width = None if sys.stdout.isatty() else 120
+        console = Console(markup=False, highlight=False, soft_wrap=True, width=width)
         for part in answer.text:
             console.print(part)
     sys.stdout.flush()
