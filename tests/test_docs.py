@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +136,28 @@ def test_every_dependency_has_its_line() -> None:
     for requirement in wanted:
         name = re.split(r"[<>=\[]", requirement)[0]
         assert re.search(rf"\b{re.escape(name)}\b", text), name
+
+
+def test_what_is_imported_is_required_and_the_reverse() -> None:
+    """Every third-party module of the source is a core dependency or an extra, and none is idle."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    modules = {
+        "pillow": "PIL",
+        "scikit-image": "skimage",
+        "connected-components-3d": "cc3d",
+    }
+    names = [re.split(r"[<>=\[]", requirement)[0] for requirement in project["dependencies"]]
+    required = {modules.get(name, name) for name in names}
+    imported = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.partition(".")[0])
+    third_party = imported - set(sys.stdlib_module_names) - {"isocenter"}
+    assert required <= third_party
+    assert third_party - required <= {"ray"}  # of the extra `cluster`
 
 
 def test_every_dependency_is_pinned() -> None:
