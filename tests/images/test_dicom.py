@@ -335,7 +335,7 @@ def test_a_slice_off_the_line_is_refused(tmp_path: Path) -> None:
         ({"BitsAllocated": 7}, "of 7 bits"),
         ({"BitsAllocated": None, "PixelData": None}, "of 0 bits"),
         ({"Rows": 60000, "Columns": 60000}, "cut short or its header is wrong"),
-        ({"NumberOfFrames": 30000, "GridFrameOffsetVector": [0.0] * 30000}, "same place|cut short"),
+        ({"NumberOfFrames": 2000000, "GridFrameOffsetVector": [0.0, 1.0]}, "cut short"),
         ({"NumberOfFrames": -1}, "-1 frames"),
         ({"PixelData": None}, "no pixel data"),
         ({"PixelData": b""}, "cut short"),

@@ -10,9 +10,9 @@ from pathlib import Path
 from isocenter.errors import UnreadableFile
 
 # Longest first, so that `.nii.gz` is taken before `.gz` could be.
-_FORMATS = {
-    ".ome.tiff": "raster",
-    ".ome.tif": "raster",
+FORMATS = {
+    ".ome.tiff": "tiff",
+    ".ome.tif": "tiff",
     ".nii.gz": "nifti",
     ".nii": "nifti",
     ".hdr": "nifti",
@@ -26,10 +26,10 @@ _FORMATS = {
     ".png": "raster",
     ".jpeg": "raster",
     ".jpg": "raster",
-    ".tiff": "raster",
-    ".tif": "raster",
+    ".tiff": "tiff",
+    ".tif": "tiff",
 }
-SUFFIXES: tuple[str, ...] = tuple(_FORMATS)
+SUFFIXES: tuple[str, ...] = tuple(FORMATS)
 
 
 def suffix(source: str | Path) -> str:
@@ -67,7 +67,7 @@ def identify(source: str | Path) -> str:
         return "dicom"
     known = suffix(path)
     if known:
-        return _FORMATS[known]
+        return FORMATS[known]
     if _dicom_inside(path):
         return "dicom"
     raise UnreadableFile(
@@ -129,7 +129,7 @@ def _single_files(files: Iterable[Path]) -> list[Path]:
         known = suffix(file)
         partner = {".img": ".hdr", ".hdr": ".img"}.get(known)
         paired = partner is not None and stem(file).lower() + partner in names
-        if known and _FORMATS[known] != "dicom" and not (known == ".img" and paired):
+        if known and FORMATS[known] != "dicom" and not (known == ".img" and paired):
             if known == ".hdr" and not paired:
                 continue
             kept.append(file)
@@ -161,7 +161,7 @@ def _listing(folder: Path) -> list[Path]:
 def _is_dicom(path: Path) -> bool:
     known = suffix(path)
     if known:
-        return _FORMATS[known] == "dicom"
+        return FORMATS[known] == "dicom"
     # DICOM files are often called by a UID or a number, without any suffix.
     plain = path.suffix == "" or path.suffix[1:].isdigit()
     return plain and not path.name.startswith(".") and _dicom_inside(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from isocenter import files
 from isocenter.errors import IsocenterError
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
-from isocenter.images.sources import suffix
+from isocenter.images.sources import FORMATS, suffix
 
 WRITABLE = (".nii", ".nii.gz", ".png", ".tif", ".tiff")
 
@@ -47,12 +48,6 @@ def write(array: NDArray[Any], path: str | Path, like: Image | Geometry) -> None
             where=path,
             cure=f"Choose one of {', '.join(WRITABLE)}.",
         )
+    module = importlib.import_module(f"isocenter.images.formats.{FORMATS[ending]}")
     with files.written_whole(path, suffix=ending) as beside:
-        if ending.startswith(".nii"):
-            from isocenter.images.formats import nifti
-
-            nifti.write(array, path, beside, geometry)
-        else:
-            from isocenter.images.formats import raster
-
-            raster.write(array, path, beside, geometry)
+        module.write(array, path, beside, geometry)

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from isocenter.errors import UnreadableFile
 
+# A kilometre away and an atom wide: nothing that is imaged lies beyond.
+FARTHEST_MM = 1e6
+SHORTEST_MM = 1e-7
 _CURE = "Repair the header or export the file again."
 
 
@@ -25,12 +28,13 @@ def checked_affine(affine: NDArray[np.float64], dims: int, where: Path) -> NDArr
     """
     affine = affine.copy()
     axes = affine[:3, :dims]
-    if not np.all(np.isfinite(affine[:3, [*range(dims), 3]])):
+    given = affine[:3, [*range(dims), 3]]
+    if not (np.all(np.isfinite(given)) and np.abs(given).max() < FARTHEST_MM):
         raise UnreadableFile(
-            "its geometry (affine) holds values that are not numbers.", where=where, cure=_CURE
+            "its geometry (affine) holds values that are not numbers or no places.", where=where, cure=_CURE
         )
     lengths = np.linalg.norm(axes, axis=0)
-    if np.any(lengths == 0) or np.linalg.matrix_rank(axes / lengths, tol=1e-4) < dims:
+    if np.any(lengths < SHORTEST_MM) or np.linalg.matrix_rank(axes / lengths, tol=1e-4) < dims:
         raise UnreadableFile(
             "its geometry (affine) is singular: axes fall together or have no length.",
             where=where,
@@ -39,9 +43,9 @@ def checked_affine(affine: NDArray[np.float64], dims: int, where: Path) -> NDArr
     if dims < 3:
         # The left singular vectors beyond the rank span what is square to the axes.
         normals = np.linalg.svd(axes)[0][:, dims:]
-        given = np.einsum("ij,ij->j", np.nan_to_num(affine[:3, dims:3]), normals)
+        along = np.einsum("ij,ij->j", np.nan_to_num(affine[:3, dims:3].clip(-1, 1)), normals)
         largest = normals[np.abs(normals).argmax(axis=0), range(3 - dims)]
-        affine[:3, dims:3] = normals * np.sign(np.where(np.abs(given) > 1e-6, given, largest))
+        affine[:3, dims:3] = normals * np.sign(np.where(np.abs(along) > 1e-6, along, largest))
     return affine
 
 

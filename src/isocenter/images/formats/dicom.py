@@ -229,6 +229,11 @@ def _frames(path: Path, header: Dataset) -> list[_Frame]:
             cure="Export it again.",
         )
     with _trusting_nothing(path):
+        if not header.file_meta.TransferSyntaxUID.is_encapsulated:
+            claimed = size[0] * size[1] * count * bits // 8
+            # Only a deflated file comes with its pixels when its header is asked for.
+            ratio = stream.DEFLATE_BEST if "PixelData" in header else 1
+            stream.check_size(claimed, path.stat().st_size, path, ratio)
         return [_frame(path, header, index, size, count) for index in range(count)]
 
 

@@ -251,8 +251,9 @@ def _scaled(array: NDArray[Any], layout: _Layout, path: Path) -> NDArray[Any]:
         return array
     exact = array.dtype.itemsize > 2 and array.dtype != np.float32
     scaled: NDArray[np.floating[Any]] = array.astype(np.float64 if exact else np.float32)
-    np.multiply(scaled, slope, out=scaled)
-    np.add(scaled, intercept, out=scaled)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is refused by `read`
+        np.multiply(scaled, slope, out=scaled)
+        np.add(scaled, intercept, out=scaled)
     return scaled
 
 
