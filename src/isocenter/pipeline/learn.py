@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-import torch
 from torch import Tensor
 
 from isocenter import files
@@ -118,7 +117,6 @@ class Learning:
             RunFailed: The loss is not finite, or memory does not suffice.
         """
         training = self.method.stage.training
-        torch.manual_seed(self.seed)
         self.compute.place(self.method)
         self.compute.prepare_learning(self.method)
         if resume and self.checkpoint.is_file():

@@ -14,7 +14,7 @@ import numpy as np
 
 from isocenter import compute as computing
 from isocenter import files, images, methods
-from isocenter.compute import Compute
+from isocenter.compute import Compute, seed_step
 from isocenter.errors import BadDataset, BadPlan, IsocenterWarning, RunFailed
 from isocenter.images.layouts import read_image
 from isocenter.methods.method import Method
@@ -252,6 +252,7 @@ def train_stage(run: Run, name: str, number: int, surroundings: Surroundings, sp
     fold = plan.folds[number]
     where = computing.machine(surroundings.device)
     compute = Compute.start(where, stage.training)
+    seed_step(plan.seed, 0)
     method = methods.load(plan.method)(plan, stage)
     prepared = _prepared(run, method, fold, surroundings)
     if surroundings.start is not None:

@@ -1,0 +1,91 @@
+"""A dataset small enough to be learnt in seconds, and a run trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import isocenter
+from isocenter.records import Plan
+
+SHAPE = (20, 24, 16)
+
+
+def write_blobs(folder: Path, cases: int = 10) -> Path:
+    """Bright ellipsoids with a brighter core in noise, two scans per patient, as a manifest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(7)
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij"), axis=-1)
+    rows = ["id,image,label,patient,group"]
+    for number in range(cases):
+        centre = np.array(SHAPE) / 2 + rng.uniform(-2, 2, 3)
+        distance = np.linalg.norm((grid - centre) / rng.uniform(4.5, 6.5, 3), axis=-1)
+        label = (distance < 1).astype(np.uint8) + (distance < 0.65)
+        image = 100 + 60 * label + rng.normal(0, 6, SHAPE)
+        for name, array in (("image", image.astype(np.float32)), ("label", label)):
+            nib.save(
+                nib.Nifti1Image(array, np.diag([1.0, 1.0, 1.5, 1.0])), folder / f"{name}_{number}.nii.gz"
+            )
+        site = "north" if number % 2 else "south"
+        rows.append(f"case_{number},image_{number}.nii.gz,label_{number}.nii.gz,patient_{number // 2},{site}")
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def small_plan(data: Path, run: Path, budget: str = "2 epochs", **overrides: object) -> Plan:
+    """A plan whose network is tiny, written where training will find it."""
+    made = isocenter.plan(data, budget=budget, device="cpu")
+    stages = []
+    for stage in made.stages:
+        levels = len(stage.network.features)
+        network = stage.network.changed(features=tuple(8 * 2 ** min(level, 1) for level in range(levels)))
+        training = stage.training.changed(**{"batch": 2, "steps_per_epoch": 3, "average": 0.9, **overrides})
+        stages.append(stage.changed(network=network, training=training))
+    made = made.changed(stages=tuple(stages))
+    made.save(run / "plan.json")
+    return made
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of prepared arrays of the tests' own."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    monkeypatch.setenv("ISOCENTER_CACHE", str(cache))
+
+
+@pytest.fixture(scope="session")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small dataset."""
+    return write_blobs(tmp_path_factory.mktemp("blobs"))
+
+
+@pytest.fixture(scope="session")
+def make_run(blobs: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Plan a tiny network on the small dataset, into a new folder."""
+
+    def planned(**changes: object) -> Path:
+        run = tmp_path_factory.mktemp("run") / "run"
+        small_plan(blobs, run, **changes)  # type: ignore[arg-type]
+        return run
+
+    return planned
+
+
+@pytest.fixture(scope="session")
+def trained(blobs: Path, cache: Path, make_run: Callable[..., Path]) -> Path:
+    """Two folds, trained for long enough to find the blobs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISOCENTER_CACHE", str(cache))
+        run = make_run(
+            budget="12 epochs", optimiser="adamw", learning_rate=1e-2, clip=1.0, steps_per_epoch=12
+        )
+        isocenter.train(blobs, run, folds=(0, 1), device="cpu", workers=1)
+    return run

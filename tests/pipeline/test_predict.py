@@ -1,0 +1,233 @@
+"""Prediction: the file's own grid and name, what is averaged, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import isocenter
+from isocenter import images
+from isocenter.errors import BadDataset, BadModel, BadPlan
+from isocenter.pipeline import predict as stage
+from isocenter.records import Plan
+
+
+def _copy_of(run: Path, to: Path) -> Path:
+    """A model folder of one fold, to be broken."""
+    (to / "fold_0").mkdir(parents=True)
+    for name in ("plan.json", "fingerprint.json"):
+        (to / name).write_bytes((run / name).read_bytes())
+    weights = (run / "fold_0" / "weights.safetensors").read_bytes()
+    (to / "fold_0" / "weights.safetensors").write_bytes(weights)
+    return to
+
+
+def _image(blobs: Path, number: int = 0) -> Path:
+    return blobs / f"image_{number}.nii.gz"
+
+
+def test_an_answer_has_the_name_grid_and_size_of_its_image(
+    blobs: Path, trained: Path, tmp_path: Path
+) -> None:
+    (path,) = isocenter.predict(trained, [_image(blobs)], tmp_path, device="cpu")
+    assert path == tmp_path / "image_0.nii.gz"
+    answer, image = nib.load(path), nib.load(_image(blobs))
+    assert answer.shape == image.shape
+    assert np.array_equal(answer.affine, image.affine)
+    assert set(np.unique(np.asarray(answer.dataobj))) <= {0, 1, 2}
+
+
+def test_an_answer_finds_the_blob(blobs: Path, trained: Path) -> None:
+    answer = isocenter.load(trained, device="cpu").predict(_image(blobs)).answer > 0
+    truth = images.read_labels(blobs / "label_0.nii.gz").array[0] > 0
+    assert 2 * (answer & truth).sum() / (answer.sum() + truth.sum()) > 0.6
+
+
+def test_an_image_outside_of_any_grid_the_model_knows_is_answered_on_its_own(
+    blobs: Path, trained: Path, tmp_path: Path
+) -> None:
+    source = nib.load(_image(blobs))
+    turned = np.asarray(source.dataobj).transpose(2, 0, 1)[::-1].copy()
+    angle = np.deg2rad(20)
+    rotation = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = rotation @ np.diag([-1.4, 0.9, 1.1])
+    affine[:3, 3] = (3, -7, 5)
+    nib.save(nib.Nifti1Image(turned, affine), tmp_path / "turned.nii.gz")
+    (path,) = isocenter.predict(trained, [tmp_path / "turned.nii.gz"], tmp_path / "out", device="cpu")
+    assert nib.load(path).shape == turned.shape
+    assert np.allclose(nib.load(path).affine, affine, atol=1e-6)
+
+
+def test_existing_answers_are_left_alone_unless_overwritten(
+    blobs: Path, trained: Path, tmp_path: Path
+) -> None:
+    (path,) = isocenter.predict(trained, [_image(blobs)], tmp_path, device="cpu")
+    path.write_bytes(b"mine")
+    isocenter.predict(trained, [_image(blobs)], tmp_path, device="cpu")
+    assert path.read_bytes() == b"mine"
+    isocenter.predict(trained, [_image(blobs)], tmp_path, device="cpu", overwrite=True)
+    assert nib.load(path).shape == nib.load(_image(blobs)).shape
+
+
+def test_probabilities_sum_to_one_and_uncertainty_lies_between_zero_and_one(
+    blobs: Path, trained: Path, tmp_path: Path
+) -> None:
+    isocenter.predict(trained, [_image(blobs)], tmp_path, device="cpu", probabilities=True, uncertainty=True)
+    probabilities = images.read(tmp_path / "image_0_probabilities.nii.gz").array
+    uncertainty = images.read(tmp_path / "image_0_uncertainty.nii.gz").array
+    assert probabilities.shape[0] == 3
+    assert np.allclose(probabilities.sum(axis=0), 1, atol=1e-3)
+    assert uncertainty.min() >= 0
+    assert uncertainty.max() <= 1
+
+
+def test_folds_are_averaged_tile_by_tile(blobs: Path, trained: Path) -> None:
+    image = images.read(_image(blobs))
+    single = [
+        stage.Model(stage.Run(trained), folds=[fold], device="cpu").scores(image)[0]["scores"]
+        for fold in (0, 1)
+    ]
+    both = stage.Model(stage.Run(trained), device="cpu").scores(image)[0]["scores"]
+    assert np.allclose(both, (single[0] + single[1]) / 2, atol=2e-2)
+
+
+def test_a_dicom_folder_and_a_nifti_file_are_answered_in_one_call(
+    blobs: Path, trained: Path, tmp_path: Path, data: Callable[[str], Path]
+) -> None:
+    series = data("brain_tumour_dicom") / "T1post"
+    with pytest.warns(UserWarning, match="the model has seen"):
+        paths = isocenter.predict(trained, [_image(blobs), series], tmp_path, device="cpu")
+    assert [path.name for path in paths] == ["image_0.nii.gz", "T1post.nii.gz"]
+    assert images.read_geometry(paths[1]).difference(images.read_geometry(series)) is None
+
+
+def test_two_inputs_of_one_name_are_refused(blobs: Path, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "image_0.nii.gz").write_bytes(_image(blobs).read_bytes())
+    with pytest.raises(BadDataset, match="several inputs"):
+        isocenter.predict(
+            trained, [_image(blobs), tmp_path / "other" / "image_0.nii.gz"], tmp_path / "out", device="cpu"
+        )
+
+
+def test_an_empty_folder_is_an_error(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadDataset, match="no readable image"):
+        isocenter.predict(trained, [tmp_path], tmp_path / "out", device="cpu")
+
+
+def test_a_flat_image_for_a_volume_model_is_refused(trained: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / "flat.png")
+    with pytest.raises(BadDataset, match="axes"):
+        isocenter.predict(trained, [tmp_path / "flat.png"], tmp_path / "out", device="cpu")
+
+
+def test_channels_are_counted(blobs: Path, trained: Path) -> None:
+    model = isocenter.load(trained, device="cpu")
+    with pytest.raises(BadDataset, match="2 channels, the model was trained on 1"):
+        model.predict([_image(blobs, 0), _image(blobs, 0)])
+
+
+def test_channel_files_of_one_case_belong_together(tmp_path: Path, blobs: Path) -> None:
+    for channel in (0, 1):
+        (tmp_path / f"head_000{channel}.nii.gz").write_bytes(_image(blobs).read_bytes())
+    (sources,) = stage.expand([tmp_path], channels=2)
+    assert [Path(source).name for source in sources] == ["head_0000.nii.gz", "head_0001.nii.gz"]
+    (tmp_path / "head_0001.nii.gz").unlink()
+    (tmp_path / "neck_0000.nii.gz").write_bytes(b"")
+    with pytest.raises(BadDataset, match="of 3 channels only 0000"):
+        list(stage.expand([tmp_path], channels=3))
+
+
+def test_a_folder_without_a_plan_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(BadModel, match=r"holds no plan\.json"):
+        isocenter.load(tmp_path)
+
+
+# --------------------------------------------------------------------------------------------- broken models
+
+
+def test_a_pickle_is_refused_and_never_run(trained: Path, tmp_path: Path) -> None:
+    import pickle  # to make the fault
+
+    class Payload:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
+            return (Path.write_text, (tmp_path / "ran", "yes"))  # type: ignore[return-value]
+
+    model = _copy_of(trained, tmp_path / "model")
+    weights = model / "fold_0" / "weights.safetensors"
+    weights.write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(BadModel, match="no other kind is opened"):
+        isocenter.load(model, device="cpu")
+    torch.save({"a": torch.zeros(1)}, weights)
+    with pytest.raises(BadModel, match="no other kind is opened"):
+        isocenter.load(model, device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("size", [0, 5, 100, -10])
+def test_cut_weights_are_refused(trained: Path, tmp_path: Path, size: int) -> None:
+    model = _copy_of(trained, tmp_path / "model")
+    weights = model / "fold_0" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:size])
+    with pytest.raises(BadModel, match="not a whole safetensors file"):
+        isocenter.load(model, device="cpu")
+
+
+def test_a_header_that_lies_is_refused(trained: Path, tmp_path: Path) -> None:
+    model = _copy_of(trained, tmp_path / "model")
+    weights = model / "fold_0" / "weights.safetensors"
+    header = json.dumps({"x": {"dtype": "F32", "shape": [10**9], "data_offsets": [0, 4 * 10**9]}}).encode()
+    weights.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 64)
+    with pytest.raises(BadModel, match="not a whole safetensors file"):
+        isocenter.load(model, device="cpu")
+    weights.write_bytes((2**63).to_bytes(8, "little") + b"{}")
+    with pytest.raises(BadModel, match="not a whole safetensors file"):
+        isocenter.load(model, device="cpu")
+
+
+def test_weights_of_another_architecture_are_refused(trained: Path, tmp_path: Path) -> None:
+    model = _copy_of(trained, tmp_path / "model")
+    plan = Plan.load(model / "plan.json")
+    network = plan.stages[0].network
+    wider = network.changed(features=tuple(2 * f for f in network.features))
+    plan.changed(stages=(plan.stages[0].changed(network=wider),)).save(model / "plan.json")
+    with pytest.raises(BadModel, match="another network than the plan describes"):
+        isocenter.load(model, device="cpu")
+
+
+def test_weights_that_are_not_finite_are_refused(trained: Path, tmp_path: Path) -> None:
+    model = _copy_of(trained, tmp_path / "model")
+    weights = model / "fold_0" / "weights.safetensors"
+    tensors = load_file(weights)
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+    save_file(tensors, weights)
+    with pytest.raises(BadModel, match="not finite"):
+        isocenter.load(model, device="cpu")
+
+
+def test_weights_of_a_newer_version_are_refused(trained: Path, tmp_path: Path) -> None:
+    model = _copy_of(trained, tmp_path / "model")
+    weights = model / "fold_0" / "weights.safetensors"
+    facts = {"isocenter": json.dumps({"format": 99, "isocenter": "9.0"})}
+    save_file(load_file(weights), weights, metadata=facts)
+    with pytest.raises(BadModel, match=r"newer isocenter \(9\.0\)"):
+        isocenter.load(model, device="cpu")
+
+
+def test_a_plan_with_a_misspelt_key_names_the_right_one(trained: Path, tmp_path: Path) -> None:
+    model = _copy_of(trained, tmp_path / "model")
+    content = json.loads((model / "plan.json").read_text())
+    content["stages"][0]["training"]["bacth"] = 3
+    (model / "plan.json").write_text(json.dumps(content))
+    with pytest.raises(BadPlan, match="Did you mean 'batch'"):
+        isocenter.load(model, device="cpu")

@@ -1,0 +1,270 @@
+"""Training: what a run holds, what resuming gives, and how faults end."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import isocenter
+from isocenter.errors import BadModel, BadPlan, RunFailed
+from isocenter.pipeline import learn
+from isocenter.records import Choice, Plan, Scores
+
+Planned = Callable[..., Path]
+
+
+def _weights(run: Path, fold: int = 0) -> dict[str, torch.Tensor]:
+    return load_file(run / f"fold_{fold}" / "weights.safetensors")
+
+
+def _same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_run_holds_all_that_the_design_names(trained: Path) -> None:
+    for name in ("dataset.json", "fingerprint.json", "plan.json", "scores.json", "choice.json", "card.json"):
+        assert (trained / name).is_file(), name
+    for name in ("weights.safetensors", "log.csv", "scores.json", "answers"):
+        assert (trained / "fold_0" / name).exists(), name
+    assert not (trained / ".lock").exists()
+    assert not (trained / "fold_0" / "checkpoint.safetensors").exists()
+
+
+def test_it_learns_what_is_there_to_learn(trained: Path) -> None:
+    scores = Scores.load(trained / "scores.json")
+    outer, core = (scores.summary[name]["dice"].mean for name in ("label_1", "label_2"))
+    assert outer is not None
+    assert core is not None
+    assert outer > 0.6
+    assert core > 0.5
+
+
+def test_held_out_cases_are_scored_and_no_others(trained: Path) -> None:
+    plan, scores = Plan.load(trained / "plan.json"), Scores.load(trained / "scores.json")
+    assert {row.case for row in scores.cases} == {*plan.folds[0].test, *plan.folds[1].test}
+    for fold in plan.folds:
+        patients = [
+            {case.rsplit("_")[-1] for case in part} for part in (fold.train, fold.validation, fold.test)
+        ]
+        numbers = [{int(number) // 2 for number in part} for part in patients]
+        assert not (numbers[0] & numbers[2])
+        assert not (numbers[1] & numbers[2])
+        assert not (numbers[0] & numbers[1])
+
+
+def test_the_log_counts_steps_and_the_rate_falls(trained: Path) -> None:
+    rows = list(csv.DictReader((trained / "fold_0" / "log.csv").read_text().splitlines()))
+    assert int(rows[-1]["step"]) == 144
+    assert float(rows[-1]["learning_rate"]) < float(rows[1]["learning_rate"])
+    assert float(rows[-1]["validation_loss"]) < float(rows[0]["loss"])
+
+
+def test_the_choice_says_why(trained: Path) -> None:
+    choice = Choice.load(trained / "choice.json")
+    assert choice.members == ("3d_fullres",)
+    assert "folds 0, 1" in choice.why["members"]
+
+
+def test_the_same_seed_gives_the_same_weights_with_any_number_of_workers(
+    blobs: Path, make_run: Planned
+) -> None:
+    runs = [make_run(), make_run()]
+    for run, workers in zip(runs, (1, 3), strict=True):
+        isocenter.train(blobs, run, device="cpu", workers=workers)
+    assert _same(*[_weights(run) for run in runs])
+
+
+def test_another_seed_gives_other_weights(blobs: Path, make_run: Planned) -> None:
+    runs = [make_run(), make_run()]
+    plan = Plan.load(runs[1] / "plan.json").changed(seed=1)
+    plan.save(runs[1] / "plan.json")
+    for run in runs:
+        isocenter.train(blobs, run, device="cpu", workers=1)
+    assert not _same(*[_weights(run) for run in runs])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(
+    blobs: Path, make_run: Planned, number: signal.Signals
+) -> None:
+    whole, broken = (make_run(budget="14 epochs", checkpoint_seconds=0.0) for _ in range(2))
+    isocenter.train(blobs, whole, device="cpu", workers=1)
+    command = [sys.executable, "-m", "isocenter", "train", str(blobs), "--out", str(broken)]
+    command += ["--device", "cpu", "--workers", "1"]
+    process = subprocess.Popen(command, env=dict(os.environ), stderr=subprocess.PIPE, text=True)
+    checkpoint = broken / "fold_0" / "checkpoint.safetensors"
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert checkpoint.exists(), said
+    assert "Traceback" not in said
+    assert not (broken / "fold_0" / "weights.safetensors").exists()
+    isocenter.train(blobs, broken, device="cpu", workers=1, resume=True)
+    assert _same(_weights(whole), _weights(broken))
+
+
+def test_training_again_into_the_same_folder_is_refused(blobs: Path, trained: Path) -> None:
+    with pytest.raises(RunFailed, match="--resume"):
+        isocenter.train(blobs, trained, device="cpu")
+
+
+def test_two_processes_in_one_folder_are_refused(blobs: Path, make_run: Planned) -> None:
+    run = make_run()
+    (run / ".lock").write_text(str(os.getppid()))
+    with pytest.raises(RunFailed, match="already at work"):
+        isocenter.train(blobs, run, device="cpu")
+
+
+def test_a_lock_of_a_dead_process_is_no_obstacle(blobs: Path, make_run: Planned) -> None:
+    run = make_run()
+    (run / ".lock").write_text("999999999")
+    isocenter.train(blobs, run, device="cpu", workers=1)
+    assert (run / "fold_0" / "weights.safetensors").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_in_a_clear_error(blobs: Path, make_run: Planned) -> None:
+    run = make_run(learning_rate=1e30, precision="float32", clip=0.0)
+    with pytest.raises(RunFailed, match="no longer a finite number"):
+        isocenter.train(blobs, run, device="cpu", workers=1)
+    assert not (run / "fold_0" / "weights.safetensors").exists()
+
+
+def test_running_out_of_memory_halves_the_batch_and_says_so(
+    blobs: Path, make_run: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isocenter.methods.supervised import SupervisedMasks
+
+    plain = SupervisedMasks.loss
+
+    def short_of_memory(self: SupervisedMasks, batch: dict[str, torch.Tensor], turn: str) -> torch.Tensor:
+        if torch.is_grad_enabled() and len(batch["image"]) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return plain(self, batch, turn)
+
+    monkeypatch.setattr(SupervisedMasks, "loss", short_of_memory)
+    run = make_run()
+    with pytest.warns(UserWarning, match="in 2 pieces"):
+        isocenter.train(blobs, run, device="cpu", workers=1)
+    assert (run / "fold_0" / "weights.safetensors").exists()
+
+
+def test_a_full_disk_while_saving_keeps_the_last_whole_checkpoint(
+    blobs: Path, make_run: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isocenter.pipeline import checkpoint
+
+    real, calls = checkpoint.save_file, []
+
+    def full(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+        calls.append(path)
+        if len(calls) == 3:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(tensors, path, metadata=metadata)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    run = make_run(checkpoint_seconds=0.0)
+    with pytest.raises(RunFailed, match="disk is full"):
+        isocenter.train(blobs, run, device="cpu", workers=1)
+    monkeypatch.undo()
+    _, facts = checkpoint.load(run / "fold_0" / "checkpoint.safetensors")
+    assert facts["step"] == 2
+    assert [path.name for path in (run / "fold_0").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_checkpoint_of_another_plan_is_refused(blobs: Path, make_run: Planned) -> None:
+    run, other = make_run(checkpoint_seconds=0.0), make_run()
+    (run / "fold_0").mkdir()
+    from isocenter.pipeline import checkpoint
+
+    checkpoint.save(
+        run / "fold_0" / "checkpoint.safetensors", {"x": torch.zeros(1)}, {"step": 1, "plan": "other"}
+    )
+    with pytest.raises(BadModel, match="another plan"):
+        isocenter.train(blobs, run, device="cpu", resume=True)
+    assert other.exists()
+
+
+def test_asking_for_a_fold_that_is_not_there_names_those_that_are(blobs: Path, make_run: Planned) -> None:
+    with pytest.raises(BadPlan, match=r"0 … 4"):
+        isocenter.train(blobs, make_run(), folds=(9,), device="cpu")
+
+
+def test_other_wishes_than_the_plan_that_lies_there_are_refused(blobs: Path, make_run: Planned) -> None:
+    with pytest.raises(BadPlan, match="a plan lies here"):
+        isocenter.train(blobs, make_run(), budget="3h", device="cpu")
+
+
+def test_fine_tuning_starts_from_a_model_and_keeps_what_is_frozen(
+    blobs: Path, trained: Path, make_run: Planned
+) -> None:
+    run = make_run()
+    isocenter.train(blobs, run, start=trained, freeze="encoder", device="cpu", workers=1)
+    before, after = _weights(trained), _weights(run)
+    assert all(torch.equal(before[key], after[key]) for key in before if ".encoder." in key)
+    assert any(not torch.equal(before[key], after[key]) for key in before if ".decoder." in key)
+
+
+def test_freezing_what_is_not_there_names_the_parts(blobs: Path, make_run: Planned) -> None:
+    with pytest.raises(BadPlan, match="decoder, encoder"):
+        isocenter.train(blobs, make_run(), freeze="head", device="cpu", workers=1)
+
+
+def test_a_time_budget_is_kept(blobs: Path, tmp_path: Path) -> None:
+    began = time.monotonic()
+    isocenter.train(blobs, tmp_path / "run", budget="8s", device="cpu", workers=1)
+    facts = _facts(tmp_path / "run" / "fold_0" / "weights.safetensors")
+    assert facts["seconds"] <= 9.5
+    assert time.monotonic() - began < 60
+
+
+def _facts(path: Path) -> dict[str, float]:
+    from isocenter.pipeline import checkpoint
+
+    return checkpoint.load(path)[1]
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.0, 0.01), (0.05, 0.5), (0.1, 1.0), (0.55, 0.5), (1.0, 0.0)]
+)
+def test_the_rate_rises_over_the_warm_up_and_falls_in_a_line(
+    make_run: Planned, share: float, expected: float
+) -> None:
+    training = Plan.load(make_run() / "plan.json").stages[0].training
+    planned = training.changed(learning_rate=1.0, warmup=0.1, power=1.0)
+    assert learn.learning_rate(planned, share) == pytest.approx(expected)
+
+
+def test_an_early_plateau_is_reported_and_a_late_one_is_not() -> None:
+    shares = [0.1 * n for n in range(1, 11)]
+    early = [{"share": s, "validation_loss": max(0.2, 1 - 4 * s)} for s in shares]
+    late = [{"share": s, "validation_loss": 1 - s} for s in shares]
+    assert learn.plateau(early) == pytest.approx(0.2)
+    assert learn.plateau(late) is None
+
+
+def test_turns_follow_each_other_as_often_as_they_say() -> None:
+    from isocenter.methods.method import Turn
+
+    turns = {"critic": Turn(("critic",), times=3), "generator": Turn(("generator",))}
+    assert [learn.turn_of(turns, step) for step in range(5)] == ["critic"] * 3 + ["generator", "critic"]
+    assert learn.turn_of({}, 0) is None
+
+
+def test_the_run_is_described_in_json_that_any_program_reads(trained: Path) -> None:
+    scores = json.loads((trained / "scores.json").read_text())
+    assert set(scores["summary"]["label_1"]["dice"]) == {"mean", "low", "high", "n"}
