@@ -125,7 +125,7 @@ def test_a_slow_measurement_leads_to_a_smaller_network_with_its_own_speed() -> N
         return 0.05 * stage.network.features[0] ** 2 / 64
 
     (stage,) = stages(fingerprint(), Budget.read("5m"), CPU, measure)
-    assert asked
+    assert len({(tried.network.features, tried.training.batch) for tried in asked}) == len(asked)
     steps = 300 * 0.9 / measure(stage)
     assert steps >= 550
     assert stage.training.seconds_per_step == pytest.approx(measure(stage), rel=0.35)

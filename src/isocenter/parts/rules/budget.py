@@ -20,6 +20,9 @@ TRAINING_COST = 3.0
 STEPS_SHORT = 600.0
 SECONDS_SHORT = 300.0
 STEPS_GROWTH = 0.6
+STEPS_LEAST = 300.0
+"""Below this, even the narrowest network learns next to nothing: then it must see a smaller patch."""
+
 BATCH_SURPLUS = 3.0
 USABLE_SHARE = 0.9
 
@@ -85,7 +88,7 @@ def steps_needed(seconds: float) -> float:
 
 @dataclass(frozen=True)
 class Fit:
-    """What the time rule decided: width, batch, how long a step takes, and whether enough steps fit."""
+    """What the time rule decided: width, batch, how long a step takes, and whether that is time to learn."""
 
     width: int
     batch: int
@@ -118,7 +121,8 @@ def fit(budget: Budget, largest_batch: int, smallest_batch: int, step: Callable[
     needed = steps_needed(budget.seconds)
     smallest = min(smallest_batch, largest_batch)
     width = next((w for w in WIDTHS if seconds / step(w, smallest) >= needed), None)
-    enough, width = width is not None, width or WIDTHS[-1]
+    width = width or WIDTHS[-1]
+    enough = seconds / step(width, smallest) >= STEPS_LEAST
     batch = smallest
     while (
         batch < largest_batch
@@ -132,8 +136,8 @@ def fit(budget: Budget, largest_batch: int, smallest_batch: int, step: Callable[
         f"and "
         + (
             f"a budget of this length should give at least {needed:.0f}."
-            if enough
-            else f"{needed:.0f} are wanted."
+            if count >= needed
+            else f"{needed:.0f} are wanted, so it is the narrowest."
         )
     )
     why_batch = (

@@ -73,7 +73,7 @@ def stages(
     """
     first = float(speed) if isinstance(speed, float | int) else timing.assumed_speed(machine)
     situation = Situation(fingerprint, budget, machine, first)
-    measure = speed if callable(speed) and budget.seconds is not None else None
+    measure = _once(speed) if callable(speed) and budget.seconds is not None else None
     full = full_grid(fingerprint)
     whole, situation = _settled(situation, full, budget, measure)
     grids, why = _grids(situation, full, whole.patch, configurations)
@@ -142,6 +142,19 @@ def _voxels(situation: Situation, grid: Grid, in_time: bool = False) -> int:
 
 
 # ----------------------------------------------------------------------------------- what fits on a grid
+
+
+def _once(measure: timing.Speed) -> timing.Speed:
+    """The measurement, taken only once of each network: planning is part of the budget."""
+    known: dict[object, float] = {}
+
+    def remembered(stage: Stage) -> float:
+        key = (stage.geometry.patch, stage.network.features, stage.training.batch, stage.after)
+        if key not in known:
+            known[key] = measure(stage)
+        return known[key]
+
+    return remembered
 
 
 def _settled(
