@@ -1,0 +1,159 @@
+"""Whether two images were brought together, and whether the way there is one that tissue could go.
+
+A displacement field is (d, *spatial) in mm, components and axes in array order, on the fixed image's grid:
+the point x of the fixed image is found at x + u(x) in the moving one.
+
+Sources: Fitzpatrick et al., IEEE TMI 17 (1998) (target registration error); Hering et al., IEEE TMI 42 (2023)
+(Learn2Reg: robustness, standard deviation of the log Jacobian).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from isocenter.errors import IsocenterError
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LandmarkErrors:
+    """Distances of corresponding landmarks in mm, and their summary; `improved` is the share nearer than
+    before.
+    """
+
+    distances: FloatArray
+    mean: float | None
+    median: float | None
+    largest: float | None
+    improved: float | None
+
+
+def landmark_errors(found: ArrayLike, truth: ArrayLike, before: ArrayLike | None = None) -> LandmarkErrors:
+    """Target registration error of landmarks.
+
+    Args:
+        found: (n, d) in mm: where registration puts the landmarks.
+        truth: (n, d) in mm: where they are.
+        before: (n, d) in mm: where they were without registration, for the share that improved.
+
+    Raises:
+        IsocenterError: Shapes differ, or a coordinate is missing.
+    """
+    points, true = np.asarray(found, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    if points.shape != true.shape or points.ndim != 2:
+        raise IsocenterError(f"landmarks of shapes {points.shape} and {true.shape} do not correspond.")
+    if not (np.isfinite(points).all() and np.isfinite(true).all()):
+        raise IsocenterError("a landmark's coordinate is missing.")
+    distances = np.linalg.norm(points - true, axis=1)
+    if distances.size == 0:
+        return LandmarkErrors(distances, None, None, None, None)
+    improved = None
+    if before is not None:
+        start = np.asarray(before, dtype=np.float64)
+        if start.shape != true.shape:
+            raise IsocenterError(f"landmarks of shapes {start.shape} and {true.shape} do not correspond.")
+        improved = float(np.mean(distances < np.linalg.norm(start - true, axis=1)))
+    return LandmarkErrors(
+        distances, float(distances.mean()), float(np.median(distances)), float(distances.max()), improved
+    )
+
+
+def warped_points(points_mm: ArrayLike, field_mm: ArrayLike, spacing_mm: Sequence[float]) -> FloatArray:
+    """Where a field moves points of the fixed image: x + u(x), u between voxels by lines.
+
+    Args:
+        points_mm: (n, d): array index times spacing.
+        field_mm: (d, *spatial).
+        spacing_mm: Voxel size of the field's grid.
+
+    Raises:
+        IsocenterError: The field is not of its grid's dimension, or the spacing does not fit.
+    """
+    from scipy.ndimage import map_coordinates
+
+    field, spacing = _field(field_mm, spacing_mm)
+    points = np.asarray(points_mm, dtype=np.float64)
+    places = (points / spacing).T
+    moved = [map_coordinates(component, places, order=1, mode="nearest") for component in field]
+    return np.asarray(points + np.array(moved).T)
+
+
+def jacobian_determinant(field_mm: ArrayLike, spacing_mm: Sequence[float]) -> FloatArray:
+    """Local change of volume, det(I + du/dx), by central differences (one-sided at the border).
+
+    Args:
+        field_mm: (d, *spatial) displacement in mm.
+        spacing_mm: Voxel size in mm.
+
+    Raises:
+        IsocenterError: The field is not of its grid's dimension, is thinner than two voxels, or holds NaN.
+    """
+    field, spacing = _field(field_mm, spacing_mm)
+    dims = len(field)
+    if min(field.shape[1:]) < 2:
+        raise IsocenterError(f"a field of shape {field.shape[1:]} has no derivative along every axis.")
+    matrix = np.empty((*field.shape[1:], dims, dims))
+    for row, component in enumerate(field):
+        for column in range(dims):
+            slope = np.gradient(component, spacing[column], axis=column)
+            matrix[..., row, column] = slope + (row == column)
+    return np.asarray(np.linalg.det(matrix))
+
+
+@dataclass(frozen=True)
+class Folding:
+    """How plausible a field is.
+
+    Attributes:
+        share: Share of voxels with det ≤ 0, where tissue would turn inside out.
+        voxels: How many those are.
+        sd_log: Standard deviation of log det over the other voxels; None without any.
+        smallest: The smallest determinant.
+    """
+
+    share: float
+    voxels: int
+    sd_log: float | None
+    smallest: float
+
+
+def folding(field_mm: ArrayLike, spacing_mm: Sequence[float], mask: ArrayLike | None = None) -> Folding:
+    """Count folded voxels on the determinant itself.
+
+    The Learn2Reg code counts after adding 3 and clipping, and so always finds none.
+
+    Args:
+        field_mm: (d, *spatial) displacement in mm.
+        spacing_mm: Voxel size in mm.
+        mask: Where to look; everywhere if not given.
+
+    Raises:
+        IsocenterError: As for `jacobian_determinant`, or the mask is empty or of another shape.
+    """
+    determinant = jacobian_determinant(field_mm, spacing_mm)
+    if mask is not None:
+        inside = np.asarray(mask) != 0
+        if inside.shape != determinant.shape or not inside.any():
+            raise IsocenterError(f"a mask of shape {inside.shape} shows nothing of {determinant.shape}.")
+        determinant = determinant[inside]
+    folded = determinant <= 0
+    whole = determinant[~folded]
+    sd = float(np.log(whole).std()) if whole.size else None
+    return Folding(float(folded.mean()), int(folded.sum()), sd, float(determinant.min()))
+
+
+def _field(field_mm: ArrayLike, spacing_mm: Sequence[float]) -> tuple[FloatArray, FloatArray]:
+    field, spacing = np.asarray(field_mm, dtype=np.float64), np.array(spacing_mm, dtype=np.float64)
+    if field.ndim < 2 or len(field) != field.ndim - 1 or spacing.shape != (len(field),):
+        raise IsocenterError(
+            f"a field of shape {field.shape} with spacing {spacing.tolist()} is no displacement.",
+            cure="Give (d, *spatial), one component for each axis.",
+        )
+    if not (spacing > 0).all() or not np.isfinite(field).all():
+        raise IsocenterError("a displacement field holds values that are not numbers, or has no spacing.")
+    return field, spacing
