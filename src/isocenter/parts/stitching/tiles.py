@@ -7,6 +7,7 @@ the part of the output that tiles still reach is held in float32.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +40,7 @@ def stitch(
     mirror: Sequence[int] = (),
     border: Border = "constant",
     margin: Sequence[int] | int = 0,
+    even: bool = True,
     out: Tensor | NDArray[Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -56,6 +58,8 @@ def stitch(
             mirrored about its outermost voxels.
         margin: Voxels to add on either side of each axis by the rule of `border`, for networks whose
             outputs near the border of a tile are poor (Ronneberger et al., MICCAI 2015).
+        even: Spread the tiles evenly (as nnU-Net); otherwise every step is as long as `overlap` allows and
+            only the last is shorter (as MONAI).
         out: Where to put the outputs, (k, *spatial) of any float type; may be a memory map. Only a slab of
             one tile's depth is then held besides.
         progress: Called after each batch with the number of tiles done and of all tiles.
@@ -66,7 +70,8 @@ def stitch(
     Raises:
         BadPlan: Sizes, overlap or axes make no sense together, or `out` has another shape than the outputs.
     """
-    layout = _layout(tuple(image.shape[1:]), tile, overlap, margin)
+    place = functools.partial(tile_starts, overlap=overlap, even=even)
+    layout = _layout(tuple(image.shape[1:]), tile, margin, place)
     _check(image, layout, batch, mirror, border)
     canvas = _extended(image, layout, border)
     mirrors = _mirrors(mirror)
@@ -87,17 +92,25 @@ def stitch(
     return sheet.finish()
 
 
-def tile_starts(size: int, tile: int, overlap: float) -> tuple[int, ...]:
-    """Where tiles begin along an axis: evenly, at most (1 - overlap) of a tile apart, from end to end.
+def tile_starts(size: int, tile: int, overlap: float, *, even: bool = True) -> tuple[int, ...]:
+    """Where tiles begin along an axis: from end to end, at most (1 - overlap) of a tile apart.
 
     Args:
         size: Voxels along the axis; at least `tile`.
         tile: Voxels of a tile.
         overlap: Least share of a tile that the next one covers again, in [0, 1).
+        even: All steps alike; otherwise all but the last are as long as may be. There are as many either way.
+
+    Raises:
+        BadPlan: The overlap is no such share.
     """
+    if not 0 <= overlap < 1:
+        raise BadPlan(f"an overlap of {overlap} is no share of a tile.", cure="Give one from 0 to below 1.")
     step = max(tile * (1 - overlap), 1)
     gaps = math.ceil((size - tile) / step - 1e-9)
-    return tuple(round(index * (size - tile) / max(gaps, 1)) for index in range(gaps + 1))
+    if even:
+        step = (size - tile) / max(gaps, 1)
+    return tuple(min(round(index * step), size - tile) for index in range(gaps + 1))
 
 
 def tile_weights(tile: int) -> NDArray[np.float32]:
@@ -122,16 +135,17 @@ class _Layout:
 
 
 def _layout(
-    shape: tuple[int, ...], tile: Sequence[int], overlap: float, margin: Sequence[int] | int
+    shape: tuple[int, ...],
+    tile: Sequence[int],
+    margin: Sequence[int] | int,
+    place: Callable[[int, int], tuple[int, ...]],
 ) -> _Layout:
     margins = (margin,) * len(shape) if isinstance(margin, int) else tuple(margin)
     if not len(shape) == len(tile) == len(margins) or min(*shape, *tile) < 1 or min(margins) < 0:
         raise BadPlan(f"a tile of {tuple(tile)} with margin {margins} does not fit an image of {shape}.")
-    if not 0 <= overlap < 1:
-        raise BadPlan(f"an overlap of {overlap} is no share of a tile.", cure="Give one from 0 to below 1.")
     canvas = tuple(max(n + 2 * m, t) for n, m, t in zip(shape, margins, tile, strict=True))
     before = tuple((c - n) // 2 for c, n in zip(canvas, shape, strict=True))
-    starts = tuple(tile_starts(c, t, overlap) for c, t in zip(canvas, tile, strict=True))
+    starts = tuple(place(c, t) for c, t in zip(canvas, tile, strict=True))
     return _Layout(shape, before, canvas, tuple(tile), starts)
 
 
@@ -236,8 +250,9 @@ class _Sheet:
             inner = _window((begin - self.front, *layout.before[1:]), (end - begin, *layout.shape[1:]))
             self.out[:, begin - first : end - first].copy_(self.slab[inner])
         kept = self.slab.shape[1] - rows
-        if kept > 0:
-            self.slab[:, :kept] = self.slab[:, rows:].clone()
+        for begin in range(0, kept, rows):  # in pieces that do not overlap, so without a second slab
+            end = min(begin + rows, kept)
+            self.slab[:, begin:end] = self.slab[:, begin + rows : end + rows]
         self.slab[:, max(kept, 0) :] = 0
         self.front += rows
 
