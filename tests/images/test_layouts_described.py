@@ -270,3 +270,9 @@ def test_what_nnunet_requires_is_required(tmp_path: Path) -> None:
     describe(tmp_path, channel_names={"0": "CT"}, labels={"a": 1})
     with pytest.raises(BadDataset, match="'file_ending' is missing"):
         open_dataset(tmp_path)
+
+
+def test_labels_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    entries = [{"image": f"{name}/scan.nii", "label": f"{name}/seg.nii"} for name in ("p1", "p2")]
+    dataset = open_dataset(describe(tmp_path, labels={"1": "x"}, modality={"0": "CT"}, training=entries))
+    assert [case.id for case in dataset.cases] == ["p1_seg", "p2_seg"]

@@ -128,3 +128,21 @@ def test_a_table_without_images_does_not_make_a_folder_a_manifest(root: Path) ->
     write(root, "name,age\nx,3\n", name="people.csv")
     with pytest.raises(BadDataset, match="no known layout"):
         open_dataset(root)
+
+
+def test_other_tables_of_the_folder_do_not_matter(root: Path) -> None:
+    write(root, PLAIN, name="cases.csv")
+    write(root, 'name,age\n"broken\n', name="people.csv")
+    assert len(open_dataset(root).cases) == 2
+
+
+def test_a_table_of_images_without_labels_says_what_is_missing(root: Path) -> None:
+    write(root, "image,age\na.nii.gz,40\n", name="people.csv")
+    with pytest.raises(BadDataset, match="no column 'label'"):
+        open_dataset(root)
+
+
+def test_an_empty_patient_is_refused_rather_than_guessed(root: Path) -> None:
+    write(root, "image,label,patient\na.nii.gz,a_label.nii.gz,\n")
+    with pytest.raises(BadDataset, match="'patient' is empty in row 2"):
+        open_dataset(root)

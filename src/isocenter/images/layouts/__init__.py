@@ -32,6 +32,7 @@ _LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Declaration], Draf
     (manifest.recognises, manifest.read),
     (folders.recognises, folders.read),
     (folders.recognises_cases, folders.read_cases),
+    (manifest.recognises_images, manifest.read),
 )
 
 

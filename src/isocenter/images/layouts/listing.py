@@ -142,6 +142,15 @@ def _reachable(path: Path) -> None:
         raise unreadable(path, error) from error
 
 
+def names_of(files: list[str]) -> list[str]:
+    """A case's name for each file: its own, with its folders where names alone would meet."""
+    plain = [images.stem(Path(file)) for file in files]
+    if len(set(plain)) == len(plain) or len(set(files)) < len(files):
+        return plain
+    folders_of = [Path(file).parent.as_posix().strip("/.").replace("/", "_") for file in files]
+    return [f"{folder}_{name}".strip("_") for folder, name in zip(folders_of, plain, strict=True)]
+
+
 def some(names: list[str], limit: int = 5) -> str:
     """The first few names, and how many more there are."""
     rest = len(names) - limit

@@ -19,11 +19,10 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from isocenter import images
 from isocenter.errors import BadDataset, IsocenterWarning, suggestion
 from isocenter.images.layouts.declaration import Declaration
 from isocenter.images.layouts.draft import Draft, case, channels
-from isocenter.images.layouts.listing import confined, entries, some, unreadable
+from isocenter.images.layouts.listing import confined, entries, names_of, some, unreadable
 from isocenter.records import Case
 
 SUFFIXES = (".csv", ".tsv")
@@ -38,13 +37,27 @@ _EMPTY = {"", "nan", "na", "n/a", "none", "null", "unknown", "-"}
 
 
 def recognises(root: Path) -> bool:
-    """Whether the folder holds exactly one table with an `image` column."""
-    return len(_tables(root)) == 1
+    """Whether the folder holds `manifest.csv`, or one other table that names images and labels."""
+    return _table(root, labels=True) is not None
 
 
-def _tables(root: Path) -> list[Path]:
+def recognises_images(root: Path) -> bool:
+    """Whether the folder holds a table that names images, though no labels."""
+    return _table(root, labels=False) is not None
+
+
+def _table(root: Path, *, labels: bool) -> Path | None:
     found = [Path(entry.path) for entry in entries(root) if entry.name.lower().endswith(SUFFIXES)]
-    return [path for path in found if _image_columns(list(table(path)[0]))]
+    named = [path for path in found if path.stem.lower() == "manifest"]
+    fitting = named or [path for path in found if _lists_images(path, labels)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _lists_images(path: Path, labels: bool) -> bool:
+    """Judged by the first line alone: other tables of the folder need not be well-formed."""
+    header = re.split(r"[,;\t|]", _decoded(path, quiet=True).split("\n", 1)[0].lower())
+    names = [name.strip().strip('"') for name in header]
+    return bool(_image_columns(names)) and not (labels and column(names, LABEL) is None)
 
 
 def read(root: Path, said: Declaration, path: Path | None = None) -> Draft:
@@ -53,7 +66,9 @@ def read(root: Path, said: Declaration, path: Path | None = None) -> Draft:
     Raises:
         BadDataset: A column is missing, a row is incomplete, or a path leaves the folder.
     """
-    path = path or _tables(root)[0]
+    path = path or _table(root, labels=True) or _table(root, labels=False)
+    if path is None:
+        raise BadDataset("there is no manifest.", where=root, cure="Name the CSV file itself.")
     header, rows = table(path)
     columns = _image_columns(header)
     if not columns:
@@ -77,9 +92,8 @@ def _cases(
     patient, group, split = (column(header, names) for names in (PATIENT, GROUP, SPLIT))
     files = [tuple(_file(root, row[name], path) for name in columns) for row in rows]
     names = [row[identity] for row in rows] if identity else _named(files, path)
-    _refuse_empty(
-        rows, [name for name in (identity, label, columns[0] if len(columns) == 1 else None) if name], path
-    )
+    only = columns[0] if len(columns) == 1 else None
+    _refuse_empty(rows, [name for name in (identity, label, patient, only) if name], path)
     return [
         case(
             name,
@@ -113,11 +127,9 @@ def _named(files: list[tuple[str | None, ...]], path: Path) -> list[str]:
         raise BadDataset(
             f"row {first.index(None) + 2} names no image.", where=path, cure="Fill or remove it."
         )
-    plain = [re.sub(r"_0000$", "", images.stem(Path(str(file).partition("::")[0]))) for file in first]
-    if len(set(plain)) == len(plain) or len(set(first)) < len(first):
-        return plain
-    whole = [Path(str(file)).parent.as_posix().strip("/").replace("/", "_") for file in first]
-    return [f"{folder}_{name}" for folder, name in zip(whole, plain, strict=True)]
+    return [
+        re.sub(r"_0000$", "", name) for name in names_of([str(file).partition("::")[0] for file in first])
+    ]
 
 
 def _refuse_empty(rows: list[Mapping[str, str]], needed: list[str], path: Path) -> None:
@@ -140,7 +152,7 @@ def table(path: Path) -> tuple[list[str], list[Mapping[str, str]]]:
     Raises:
         BadDataset: It cannot be read, has no rows, or rows of differing length.
     """
-    text = _decoded(path)
+    text = _decoded(path, quiet=False)
     head = text.split("\n", 1)[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=head.count)
     try:
@@ -167,7 +179,7 @@ def table(path: Path) -> tuple[list[str], list[Mapping[str, str]]]:
     return header, [dict(zip(header, (cell.strip() for cell in row), strict=True)) for row in rows]
 
 
-def _decoded(path: Path) -> str:
+def _decoded(path: Path, *, quiet: bool) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -177,11 +189,12 @@ def _decoded(path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        warnings.warn(
-            f"{path}: not UTF-8, read as Windows-1252 (latin-1); save it as UTF-8 to be sure of its accents.",
-            IsocenterWarning,
-            stacklevel=2,
-        )
+        if not quiet:
+            warnings.warn(
+                f"{path}: not UTF-8, read as Windows-1252 (latin-1); save it as UTF-8 to be sure of accents.",
+                IsocenterWarning,
+                stacklevel=2,
+            )
         return content.decode("cp1252", errors="replace")
 
 

@@ -11,7 +11,7 @@ from isocenter.errors import BadDataset
 from isocenter.images.layouts.declaration import Declaration
 from isocenter.images.layouts.draft import Draft, case, channels
 from isocenter.images.layouts.labels import declared
-from isocenter.images.layouts.listing import confined, read_json
+from isocenter.images.layouts.listing import confined, names_of, read_json
 from isocenter.records import Case
 
 FILE = "dataset.json"
@@ -54,32 +54,41 @@ def _cases(root: Path, content: Mapping[str, Any], count: int, path: Path) -> li
     official = bool(content.get("validation")) or any(
         _has_label(entry) for entry in content.get("test") or []
     )
-    cases = []
-    for split in _SPLITS:
-        listed = content.get(split) or []
-        if not isinstance(listed, list):
-            raise BadDataset(f"'{split}' is not a list.", where=path, cure="Mend or rewrite the file.")
-        for entry in listed:
-            if _has_label(entry):
-                cases.append(_case(root, entry, split if official else None, count, path))
-            elif split == "training":
-                raise BadDataset(
-                    f"'training' holds {entry!r}.", where=path, cure='Write {"image": "...", "label": "..."}.'
-                )
-    return cases
+    listed = [
+        (split if official else None, entry) for split in _SPLITS for entry in _entries(content, split, path)
+    ]
+    truths = [confined(root, entry["label"], path) for _, entry in listed]
+    return [
+        _case(root, name, entry, truth, split=split, count=count, path=path)
+        for name, truth, (split, entry) in zip(names_of(truths), truths, listed, strict=True)
+    ]
+
+
+def _entries(content: Mapping[str, Any], split: str, path: Path) -> list[Mapping[str, Any]]:
+    """The entries of one split that have a label, as those for training must."""
+    listed = content.get(split) or []
+    if not isinstance(listed, list):
+        raise BadDataset(f"'{split}' is not a list.", where=path, cure="Mend or rewrite the file.")
+    bare = [entry for entry in listed if not _has_label(entry)]
+    if bare and split == "training":
+        raise BadDataset(
+            f"'training' holds {bare[0]!r}.", where=path, cure='Write {"image": "...", "label": "..."}.'
+        )
+    return [entry for entry in listed if _has_label(entry)]
 
 
 def _has_label(entry: object) -> bool:
     return isinstance(entry, Mapping) and "image" in entry and "label" in entry
 
 
-def _case(root: Path, entry: Mapping[str, Any], split: str | None, count: int, path: Path) -> Case:
-    truth = confined(root, entry["label"], path)
+def _case(
+    root: Path, name: str, entry: Mapping[str, Any], truth: str, *, split: str | None, count: int, path: Path
+) -> Case:
     written = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
     files = tuple(confined(root, file, path) for file in written)
     patient, group = entry.get("patient"), entry.get("group", entry.get("site"))
     return case(
-        images.stem(Path(truth)),
+        name,
         _renamed(root, files, count),
         truth,
         where=path,
