@@ -325,3 +325,26 @@ def test_opening_is_silent_when_all_is_well(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         open_dataset(tmp_path)
+
+
+def test_a_dicom_series_is_one_image_of_a_folder(data: Callable[[str], Path], tmp_path: Path) -> None:
+    study = data("brain_tumour_dicom")
+    for kind, series in (("images", "FLAIRreg"), ("labels", "MaskTumor")):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "p1").symlink_to(study / series, target_is_directory=True)
+    (tmp_path / "isocenter.json").write_text('{"labels": {"tumour": 1}}')
+    dataset = open_dataset(tmp_path)
+    (case,) = dataset.cases
+    assert (case.id, case.inputs["image"], case.truth["label"]) == ("p1", ("images/p1",), "labels/p1")
+    assert read_image(dataset, case).shape == read_truth(dataset, case).shape
+    assert read_image(dataset, case).shape[0] == 24
+
+
+def test_a_study_of_dicom_in_a_manifest_is_read_by_its_folders(
+    data: Callable[[str], Path], tmp_path: Path
+) -> None:
+    study = data("brain_tumour_dicom")
+    rows = f"id,image,label\np1,{study}/FLAIRreg,{study}/MaskTumor\n"
+    (tmp_path / "manifest.csv").write_text(rows)
+    dataset = open_dataset(tmp_path)
+    assert read_truth(dataset, dataset.cases[0]).shape[0] == 24
