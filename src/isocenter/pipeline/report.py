@@ -25,6 +25,8 @@ PICTURES = 24
 """How many of the worst cases are shown as pictures."""
 
 _LABELS_IN_COLUMNS = 6
+_LABELS_IN_FOREST = 12
+_CASES_IN_BOX = 3
 _PACKAGES = ("isocenter", "torch", "numpy", "scipy", "nibabel", "pydicom", "scikit-image", "pillow")
 _PLOTTED = (("dice", ""), ("surface_dice", ""), ("hd95", "mm"))
 _MAIN = ("dice", "iou", "precision", "sensitivity", "surface_dice", "hd95", "assd")
@@ -143,6 +145,7 @@ def _content(run: Contents) -> dict[str, Any]:
         "groups": _groups(run.scores),
         "cases": _case_table(ranked, run.scores),
         "pictures": pictures,
+        "flat": all(picture.flat for _, picture, _ in pictures),
         "unseen": min(PICTURES, len(ranked)) - len(pictures) if run.dataset else 0,
         "pictured": {case.case: number for number, (case, *_) in enumerate(pictures, start=1)},
         "failures": [case for case in ranked if case.failure],
@@ -224,7 +227,18 @@ def _headline(scores: Scores | None, measure: str) -> dict[str, Any] | None:
         if found and found.mean is not None
     ]
     overall = intervals[_labels(scores)[-1]]
-    return {"overall": overall, "forest": charts.forest(shown), "labels": len(_labels(scores))}
+    labels = [row for row in shown if row[0] != MEAN]
+    few = (
+        sorted(labels, key=lambda row: row[1])[:_LABELS_IN_FOREST]
+        if len(labels) > _LABELS_IN_FOREST
+        else labels
+    )
+    return {
+        "overall": overall,
+        "forest": charts.forest([*few, *(row for row in shown if row[0] == MEAN)]),
+        "several": len(_labels(scores)) > 1,
+        "cut": f"The {len(few)} lowest of {len(labels)} labels" if few != labels else "",
+    }
 
 
 def _or(value: float | None, otherwise: float) -> float:
@@ -253,7 +267,7 @@ def _informative(scores: Scores, measure: str) -> bool:
 
 
 def _boxes(scores: Scores | None) -> list[charts.BoxPlot]:
-    if scores is None:
+    if scores is None or len(scores.cases) < _CASES_IN_BOX:
         return []
     labels = [label for label in scores.summary if label != MEAN]
     plots = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,15 +42,22 @@ class Facts(Protocol):
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing for the report: an SVG with everything inside it, and the words below it."""
+    """A drawing for the report.
+
+    Attributes:
+        svg: The picture, with everything inside it.
+        caption: The words below it.
+        flat: Whether the image has no third dimension and is shown as stored.
+    """
 
     svg: str
     caption: str
+    flat: bool = False
 
     @property
     def data_uri(self) -> str:
         """The picture as the source of an `<img>`; shown that way, nothing in it can run."""
-        return "data:image/svg+xml;base64," + base64.b64encode(self.svg.encode()).decode("ascii")
+        return "data:image/svg+xml," + urllib.parse.quote(self.svg, safe="/:;,+='()")
 
 
 class Task(Protocol):

@@ -90,7 +90,7 @@ def test_the_picture_is_to_scale_and_parses_as_one_self_contained_svg() -> None:
     assert (width, height) == (10.0, 20.0)
     references = re.findall(r'href="([^"]{5})', picture.svg)
     assert references == ["data:"]
-    assert picture.data_uri.startswith("data:image/svg+xml;base64,")
+    assert picture.data_uri.startswith("data:image/svg+xml,%3Csvg")
 
 
 def test_a_contour_runs_half_a_voxel_outside_the_centres() -> None:
@@ -98,7 +98,7 @@ def test_a_contour_runs_half_a_voxel_outside_the_centres() -> None:
     truth[2:5, 3:6] = 1
     picture = worst_slice(Image(np.zeros((1, 8, 8)), Geometry.plain((8, 8))), truth, truth, facts())
     path = ElementTree.fromstring(picture.svg).findall(".//{*}path")[0].attrib["d"]
-    x, y = np.array([pair.split() for pair in re.findall(r"[\d.]+ [\d.]+", path)], float).T
+    x, y = np.array([pair.split(",") for pair in re.findall(r"[\d.]+,[\d.]+", path)], float).T
     assert (x.max() - x.min(), y.max() - y.min()) == (3.0, 3.0)
 
 

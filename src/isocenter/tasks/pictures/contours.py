@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ _ANISOTROPIC = 2.0
 _MARGIN = 0.25
 _LEAST_FIELD = 0.4
 _LARGEST = 420
+_PIXELS = 600
+_FEW_OUTLINES = 16
 
 Mask = NDArray[np.bool_]
 
@@ -129,12 +131,14 @@ def worst_slice(image: Image, answer: NDArray[Any], truth: NDArray[Any], facts: 
     window = _field(seen.cut(_flattened(marked, seen.axis), 0), _size(seen, image.geometry))
     steps = _spacing(seen, image.geometry)
     outlines = (
-        _outline(seen.cut(values, index)[window], facts.labels, steps, colour, wide)
+        _stroked(_outlines(seen.cut(values, index)[window], facts.labels, steps), colour, wide)
         for values, colour, wide in ((truth, TRUTH_COLOUR, 3.2), (answer, ANSWER_COLOUR, 1.5))
     )
     pixels = _pixels(image, seen, index, window, facts)
     svg = _svg(pixels, "".join(outlines), steps, seen)
-    return Picture(svg, _caption(seen, index, image.geometry, int(np.count_nonzero(wrong))))
+    return Picture(
+        svg, _caption(seen, index, image.geometry, int(np.count_nonzero(wrong))), seen.axis is None
+    )
 
 
 def _values(facts: Facts) -> list[int]:
@@ -181,7 +185,7 @@ def _pixels(
 ) -> NDArray[np.uint8]:
     """The slice in grey `(h, w)` or colour `(h, w, 3)`, windowed by its percentiles."""
     if seen.axis is None and _is_photograph(facts) and image.channels >= 3:
-        return np.stack([_windowed(plane[window]) for plane in image.array[:3]], axis=-1)
+        return _windowed(np.moveaxis(image.array[:3, *window], 0, -1))
     return _windowed(seen.cut(image.array[0], index)[window])
 
 
@@ -221,29 +225,31 @@ def _shown(side: float, other: float) -> float:
     return _LARGEST * side / max(side, other)
 
 
-def _outline(
-    values: NDArray[Any], labels: Iterable[Label], spacing_mm: tuple[float, float], colour: str, wide: float
-) -> str:
-    """The outlines of all labels as one SVG path; pixel (0, 0) spans half a pixel round its centre."""
-    parts = []
+def _outlines(values: NDArray[Any], labels: Iterable[Label], spacing_mm: tuple[float, float]) -> list[str]:
+    """The outlines of all labels as SVG paths; pixel (0, 0) spans half a pixel round its centre."""
+    paths = []
     for label in labels:
         mask = np.pad(np.isin(values, label.values), 1).astype(np.float32)
         for line in measure.find_contours(mask, 0.5):  # type: ignore[no-untyped-call]  # skimage is untyped
             points = (line - 0.5) * spacing_mm
-            parts.append("M" + "L".join(f"{x:.5g} {y:.5g}" for y, x in points) + "Z")
-    return (
-        f'<path d="{"".join(parts)}" stroke="{colour}" stroke-width="{wide}" '
-        'vector-effect="non-scaling-stroke"/>'
-    )
+            paths.append("M" + "L".join(f"{x:.5g},{y:.5g}" for y, x in points) + "Z")
+    return paths
+
+
+def _stroked(paths: Sequence[str], colour: str, wide: float) -> str:
+    """The paths as one line, thinner where there are so many that they would hide the image."""
+    wide = wide if len(paths) <= _FEW_OUTLINES else wide / 2
+    width = f'stroke-width="{wide}" vector-effect="non-scaling-stroke"'
+    return f'<path d="{"".join(paths)}" stroke="{colour}" {width}/>'
 
 
 def _encoded(pixels: NDArray[np.uint8]) -> str:
     """PNG for small slices, JPEG for large ones, as a data URI; never wider than a screen's column."""
     picture = Picturing.fromarray(pixels)
-    picture.thumbnail((2 * _LARGEST, 2 * _LARGEST))
+    picture.thumbnail((_PIXELS, _PIXELS))
     stream = io.BytesIO()
     kind = "png" if max(picture.size) <= 128 else "jpeg"
-    picture.save(stream, kind, **({"optimize": True} if kind == "png" else {"quality": 82}))
+    picture.save(stream, kind, **({"optimize": True} if kind == "png" else {"quality": 80}))
     return f"data:image/{kind};base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
