@@ -17,7 +17,7 @@ from torch import Tensor
 
 from isocenter import files
 from isocenter.compute import Compute, seed_step
-from isocenter.errors import BadModel, IsocenterError
+from isocenter.errors import BadModel, Interrupted
 from isocenter.methods.method import Batch, Method, Turn
 from isocenter.pipeline import checkpoint
 from isocenter.pipeline.batches import Batches, collate, validation_samples
@@ -30,10 +30,6 @@ COLUMNS = ("step", "epoch", "seconds", "share", "learning_rate", "loss", "valida
 LOOKS = 20
 ROWS = 100
 SAVING_SECONDS = 0.5
-
-
-class Interrupted(IsocenterError):
-    """Training was asked to stop, and what it had learnt is saved."""
 
 
 @dataclass
