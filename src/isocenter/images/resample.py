@@ -419,8 +419,14 @@ def _settled(
     if upper != lower:
         mixed |= _disagreement(second, height, width)
         mixed |= first != second
-    plane = first.take(width.low, axis=1).take(height.low, axis=0)
-    return plane, np.flatnonzero(mixed.take(width.low, axis=1).take(height.low, axis=0))
+    return _spread(first, height, width), np.flatnonzero(_spread(mixed, height, width))
+
+
+def _spread(plane: NDArray[Any], height: _Corners, width: _Corners) -> NDArray[Any]:
+    """Give each output the value of the cell it lies in; rows are cheap to pick, so fewer come first."""
+    if len(height.low) < len(plane):
+        return plane.take(height.low, axis=0).take(width.low, axis=1)
+    return plane.take(width.low, axis=1).take(height.low, axis=0)
 
 
 def _disagreement(plane: NDArray[Any], height: _Corners, width: _Corners) -> NDArray[np.bool_]:
