@@ -368,8 +368,9 @@ def write(array: NDArray[Any], path: Path, beside: Path, geometry: Geometry) -> 
         if not _gzipped(path):
             file.writelines([head, *_slabs(stored)])
             return
-        # Level 4 takes a third of the time of level 9 and little more space on labels and CT.
-        packer = zlib.compressobj(4, wbits=31)
+        # Measured: on masks level 4 is three times as fast as 6 and a third smaller than 1; elsewhere level 1
+        # is within 2 % of the others' size.
+        packer = zlib.compressobj(4 if stored.dtype.itemsize == 1 else 1, wbits=31)
         for part in (head, *_slabs(stored)):
             file.write(packer.compress(part))
         file.write(packer.flush())
