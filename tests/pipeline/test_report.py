@@ -177,6 +177,22 @@ def test_plan_learning_and_methods_are_told(run: Path) -> None:
     assert html.count('class="curve') == 2
 
 
+def test_of_several_networks_the_chosen_ones_answers_are_drawn_cleaned_as_chosen(run: Path) -> None:
+    plan = Plan.load(run / "plan.json")
+    second = plan.stages[0].changed(name="2d")
+    plan.changed(stages=(*plan.stages, second)).save(run / "plan.json")
+    (run / "fold_0" / "3d_fullres+2d").mkdir()
+    answers = (run / "fold_0" / "answers").rename(run / "fold_0" / "3d_fullres+2d" / "answers")
+    scattered = images.read_labels(answers / "case0.nii.gz")
+    scattered.array[0, 0, 0, 0] = 1
+    images.write(scattered.array, answers / "case0.nii.gz", scattered)
+    label = plan.labels[0].name
+    Choice(members=("3d_fullres", "2d"), tuned={"largest_component": [label]}).save(run / "choice.json")
+    html = page(run)
+    assert html.count("<img src") == 4
+    assert html.count("no voxel differs") == 1
+
+
 def test_a_page_without_its_images_says_so(run: Path) -> None:
     for path in (run.parent / "data" / "images").iterdir():
         path.unlink()

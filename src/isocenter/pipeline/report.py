@@ -361,18 +361,33 @@ def _picture(run: Contents, task: Task, score: CaseScore) -> Picture | None:
     truth = task.read_truth(run.dataset, case)
     answer = task.no_answer(truth)
     if score.failure is None:
-        file = _answer(run.folder, score)
+        file = _answer(run, score)
         if file is None:
             return None
-        answer = task.read_answer(file, truth, run.dataset)
+        answer = _cut(task.read_answer(file, truth, run.dataset), run)
     return task.draw(layouts.read_image(run.dataset, case), answer, truth, run.dataset)
 
 
-def _answer(folder: Path, score: CaseScore) -> Path | None:
-    """The saved answer of a held-out case."""
-    place = folder / (f"fold_{score.fold}" if score.fold is not None else "") / "answers"
-    found = [path for path in place.glob("*") if images.stem(path) == score.case] if place.is_dir() else []
+def _answer(run: Contents, score: CaseScore) -> Path | None:
+    """The saved answer of a held-out case, by the networks that the choice names."""
+    place = run.folder / f"fold_{score.fold}"
+    if run.plan and len(run.plan.stages) > 1:
+        place /= "+".join(run.choice.members if run.choice else (run.plan.stages[-1].name,))
+    found = [path for path in (place / "answers").glob("*") if images.stem(path) == score.case]
     return found[0] if found else None
+
+
+def _cut(answer: Any, run: Contents) -> Any:
+    """The answer with those labels cut to their largest component for which the choice says so."""
+    names = run.choice.tuned.get("largest_component") if run.choice else None
+    if not isinstance(names, list) or run.dataset is None:
+        return answer
+    from isocenter.parts.encodings.components import keep_largest
+
+    for label in run.dataset.labels:
+        if label.name in names:
+            answer = keep_largest(answer, label.values)
+    return answer
 
 
 # -------------------------------------------------------------------------------------------- how it was made
