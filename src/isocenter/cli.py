@@ -99,7 +99,7 @@ _order = itertools.count()
 app = App(
     name="isocenter",
     help="From a folder of medical images to a model, honest numbers and a report.",
-    help_format="markdown",
+    help_format="plaintext",
     version=lambda: isocenter.__version__,
     default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,
