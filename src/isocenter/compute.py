@@ -183,7 +183,7 @@ class Compute:
         if not math.isfinite(loss):
             raise RunFailed(
                 "the loss is no longer a finite number.",
-                cure="The last checkpoint is kept. Set a lower training.learning_rate, or training.precision=float32.",
+                cure="The last checkpoint is kept. Set a lower training.learning_rate, or precision=float32.",
             )
         self._update(method, optimiser, method.turns[turn])
         return loss

@@ -89,13 +89,11 @@ def test_probabilities_sum_to_one_and_uncertainty_lies_between_zero_and_one(
     assert uncertainty.max() <= 1
 
 
-def test_folds_are_averaged_tile_by_tile(blobs: Path, trained: Path) -> None:
+def test_folds_are_averaged_tile_by_tile(blobs: Path, trained: Path, tmp_path: Path) -> None:
     image = images.read(_image(blobs))
-    single = [
-        stage.Model(stage.Run(trained), folds=[fold], device="cpu").scores(image)[0]["scores"]
-        for fold in (0, 1)
-    ]
-    both = stage.Model(stage.Run(trained), device="cpu").scores(image)[0]["scores"]
+    run = stage.Run(trained)
+    single = [stage.Model(run, folds=[fold], device="cpu").scores(image, tmp_path)[0] for fold in (0, 1)]
+    both, _ = stage.Model(run, device="cpu").scores(image, tmp_path)
     assert np.allclose(both, (single[0] + single[1]) / 2, atol=2e-2)
 
 

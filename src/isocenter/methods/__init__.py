@@ -55,7 +55,7 @@ def load(key: str) -> type[Method]:
 
 
 def changes(key: str) -> dict[str, object]:
-    """The plan changes of a variant (its file's CHANGES, after those of its BASE); empty for a full method."""
+    """What a variant changes in the plan: its file's CHANGES, over those of its BASE."""
     module = _module(key)
     base = changes(module.BASE) if hasattr(module, "BASE") else {}
     return {**base, **getattr(module, "CHANGES", {})}

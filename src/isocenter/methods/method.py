@@ -81,7 +81,7 @@ class Method:
     # ------------------------------------------------------------------------------------------ in a worker
 
     def sample(self, arrays: Arrays, rng: np.random.Generator, request: Request) -> Arrays:
-        """One training sample (channel, *space) from a case's memory-mapped arrays; `rng` is the only chance."""
+        """One training sample (channel, *space) from a case's arrays; `rng` is the only chance."""
         raise NotImplementedError
 
     def encode(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:

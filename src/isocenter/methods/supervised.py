@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,11 +20,19 @@ from isocenter.records import Budget, Choice, Fingerprint, Machine, Plan, Record
 PLACES = "places_"
 
 
+class Configured(Record):
+    """Which of `2d`, `3d_fullres`, `3d_lowres`, `3d_cascade` are trained; if None, data and budget decide."""
+
+    configurations: tuple[str, ...] | None = None
+
+
 class SupervisedMasks(Method):
     """A network whose scores are classes, or regions where labels overlap.
 
     A method's file overrides `network` and, where its paper does, `criterion`, `prepare` or `configure`.
     """
+
+    Settings: ClassVar[type[Record]] = Configured
 
     def __init__(self, plan: Plan, stage: Stage) -> None:
         self.encoding = MaskEncoding(plan.labels, plan.paint, plan.ignore)
@@ -36,7 +45,7 @@ class SupervisedMasks(Method):
         """Stages by the written rules of `parts/rules/segmentation`."""
         from isocenter.parts.rules.segmentation import stages
 
-        return stages(fingerprint, budget, machine, speed)
+        return stages(fingerprint, budget, machine, speed, getattr(settings, "configurations", None))
 
     def network(self, inputs: int, outputs: int) -> nn.Module:
         """The network: image channels in, a list of scores (finest first) out."""
@@ -62,6 +71,7 @@ class SupervisedMasks(Method):
             index = foreground_index(arrays["label"], self.plan.labels, rng)
             for number, label in enumerate(self.plan.labels):
                 arrays[f"{PLACES}{number}"] = index[label.name]
+        arrays.pop("objects", None)
         return arrays
 
     def sample(self, arrays: Arrays, rng: np.random.Generator, request: Request) -> Arrays:

@@ -31,7 +31,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read named tensors and the facts about them.
 
     Raises:
-        BadModel: The file is absent, cut, no safetensors file, or of a newer format. A pickle is never opened.
+        BadModel: The file is absent, cut, no safetensors file, or of a newer format. A pickle is never
+        opened.
     """
     try:
         with safe_open(path, framework="pt") as file:

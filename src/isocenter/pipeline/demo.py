@@ -33,7 +33,7 @@ def demo(out: Path, budget: str = "90s", *, device: str = "auto", workers: int |
     out = Path(out)
     if (out / "run").exists():
         raise RunFailed("a demo lies here already.", where=out, cure="Delete it, or choose another --out.")
-    progress.say(f"Generating {CASES} phantoms: two organs, one with lesions, thick slices, bias field, noise.")
+    progress.say(f"Generating {CASES} phantoms: organs and lesions, thick slices, bias field, noise.")
     learnt = write_dataset(out / "phantoms", cases=CASES, seed=0)
     fresh = write_dataset(out / "new", cases=2, seed=1)
     run = out / "run"

@@ -50,7 +50,7 @@ class Pace:
         budget = self.training.budget
         if budget.epochs is not None:
             return min(1.0, step / (budget.epochs * self.training.steps_per_epoch))
-        usable: float = (budget.seconds or 0.0) - SAVING_SECONDS - self.training.seconds_per_step
+        usable = (budget.seconds or 0.0) - SAVING_SECONDS - self.training.seconds_per_step
         return min(1.0, seconds / max(1e-9, usable))
 
 
@@ -62,7 +62,7 @@ def learning_rate(training: Training, share: float) -> float:
     if share < training.warmup:
         return training.learning_rate * max(share / training.warmup, 0.01)
     rest = (1 - share) / (1 - training.warmup)
-    return training.learning_rate * max(rest, 0.0) ** training.power
+    return float(training.learning_rate * max(rest, 0.0) ** training.power)
 
 
 def turn_of(turns: Mapping[str, Turn], step: int) -> str | None:
@@ -272,8 +272,8 @@ def stop_requested() -> Iterator[threading.Event]:
 def plateau(rows: Sequence[Mapping[str, float | None]]) -> float | None:
     """The share of the budget after which the validation loss hardly fell, if that was early; else None.
 
-    "Hardly" is by less than 1 % of all it fell; "early" is before 60 % of the budget. It is reported, and never
-    used to stop.
+    Hardly is by less than 1 % of all it fell, early is before 60 % of the budget. A plateau is reported, and
+    never used to stop.
     """
     seen = [
         (row["share"], row["validation_loss"])

@@ -6,9 +6,10 @@ import math
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from isocenter.errors import BadDataset, BadModel, IsocenterWarning
 from isocenter.images.image import Image
 from isocenter.images.placement import Placement
 from isocenter.images.resample import resample, resample_labels
-from isocenter.methods.method import Method
+from isocenter.methods.method import Batch
+from isocenter.methods.supervised import SupervisedMasks
 from isocenter.parts.stitching.tiles import stitch
 from isocenter.pipeline import checkpoint
 from isocenter.pipeline.prepare import prepare_image
@@ -30,6 +32,7 @@ from isocenter.pipeline.run import WEIGHTS, Run
 from isocenter.records import Fingerprint, Plan, Stage
 
 IN_MEMORY_BYTES = 2 * 2**30
+RASTERS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 CHANNEL_NUMBER = re.compile(r"^(?P<name>.+)_(?P<channel>\d{4})$")
 
 
@@ -42,12 +45,14 @@ class Answer:
         image: What was answered.
         probabilities: (output, *space) where asked for.
         uncertainty: Entropy of the probabilities, 0 … 1, (*space) where asked for.
+        maps: The method's own maps by name, (*space), where asked for.
     """
 
     answer: np.ndarray
     image: Image
     probabilities: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
+    maps: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> Path:
         """Write the answer on the grid of the image, in the format that the suffix names."""
@@ -60,30 +65,50 @@ class Member:
     """One stage with the networks of one or several folds, whose outputs are averaged tile by tile."""
 
     stage: Stage
-    methods: tuple[Method, ...]
+    methods: tuple[SupervisedMasks, ...]
     compute: Compute
 
     def outputs(
         self, array: np.ndarray, folder: Path, *, mirror: Sequence[int], shown: Bar | None = None
     ) -> np.ndarray:
         """Averaged scores (output, *space) of a prepared image; on disk when they are large."""
-        method = self.methods[0]
-        across = self.stage.geometry.slice_axis
-        tile = list(self.stage.geometry.patch)
-        axes = list(mirror)
-        if across is not None:
-            tile.insert(across, 1)
-            axes = [axis + (axis >= across) for axis in axes]
-        count = _outputs(method)
-        shape = (count, *array.shape[1:])
+        shape = (self.methods[0].encoding.outputs, *array.shape[1:])
         out = None
         if math.prod(shape) * 4 > IN_MEMORY_BYTES:
             out = np.lib.format.open_memmap(folder / "scores.npy", mode="w+", dtype=np.float32, shape=shape)
+        return self._stitched(array, self._scores, mirror=mirror, out=out, shown=shown)
+
+    def maps(self, array: np.ndarray) -> dict[str, np.ndarray]:
+        """The method's own maps (*space) of a prepared image, by name; of the first fold's network."""
+        names: list[str] = []
+
+        def look(batch: Batch) -> Tensor:
+            found = self.methods[0].maps(batch)
+            names[:] = found
+            return torch.cat(list(found.values()), dim=1) if found else batch["image"][:, :0]
+
+        return dict(zip(names, self._stitched(array, look), strict=False))
+
+    def _stitched(
+        self,
+        array: np.ndarray,
+        network: Callable[[Batch], Tensor],
+        *,
+        mirror: Sequence[int] = (),
+        out: np.ndarray | None = None,
+        shown: Bar | None = None,
+    ) -> np.ndarray:
+        """The network's outputs (output, *space), tile by tile; a flat network takes slice after slice."""
+        across = self.stage.geometry.slice_axis
+        tile, axes = list(self.stage.geometry.patch), list(mirror)
+        if across is not None:
+            tile.insert(across, 1)
+            axes = [axis + (axis >= across) for axis in axes]
         with torch.inference_mode():
             stitched = stitch(
                 torch.from_numpy(array),
                 tile,
-                lambda tiles: self._forward(tiles, across),
+                lambda tiles: self._forward(tiles, across, network),
                 overlap=self.stage.prediction.overlap,
                 batch=self.stage.prediction.batch,
                 mirror=axes,
@@ -91,24 +116,22 @@ class Member:
                 out=out,
                 progress=None if shown is None else _advance(shown),
             )
-        return stitched.numpy() if isinstance(stitched, Tensor) else stitched
+        return stitched.numpy()
 
-    def _forward(self, tiles: Tensor, across: int | None) -> Tensor:
+    def _forward(self, tiles: Tensor, across: int | None, network: Callable[[Batch], Tensor]) -> Tensor:
         if across is not None:
             tiles = tiles.squeeze(across + 2)
         channels = len(self.methods[0].plan.channels)
         batch = self.compute.move({"image": tiles[:, :channels]})
         if tiles.shape[1] > channels:
             batch |= self.compute.move({"earlier": tiles[:, channels:]})
-        total: Tensor | None = None
         with self.compute.autocast():
-            for method in self.methods:
-                scores = method.forward(batch)["scores"].float()
-                total = scores if total is None else total + scores
-        if total is None:
-            raise BadModel("the model has no networks.")
-        mean = (total / len(self.methods)).cpu()
-        return mean if across is None else mean.unsqueeze(across + 2)
+            given = network(batch).float().cpu()
+        return given if across is None else given.unsqueeze(across + 2)
+
+    def _scores(self, batch: Batch) -> Tensor:
+        """The mean over the folds' networks."""
+        return torch.stack([method.forward(batch)["scores"].float() for method in self.methods]).mean(dim=0)
 
 
 class Model:
@@ -151,7 +174,7 @@ class Model:
         kind = methods.load(self.plan.method)
         loaded = []
         for number in folds:
-            method = kind(self.plan, stage)
+            method = cast(SupervisedMasks, kind(self.plan, stage))
             folder = self.run.stage(number, name, len(self.plan.stages))
             checkpoint.load_weights(method, folder / WEIGHTS)
             method.modules.eval()
@@ -165,6 +188,7 @@ class Model:
         *,
         probabilities: bool = False,
         uncertainty: bool = False,
+        maps: bool = False,
         mirror: bool | None = None,
         shown: Bar | None = None,
     ) -> Answer:
@@ -174,6 +198,7 @@ class Model:
             source: A file, a DICOM folder, one file per channel, or an image.
             probabilities: Keep each output's probability on the file's grid.
             uncertainty: Keep the entropy of the probabilities.
+            maps: Keep the method's own maps, such as attention gates.
             mirror: Average over mirrored images; None for what the plan says.
             shown: Advanced to 1 as tiles are done.
 
@@ -181,33 +206,54 @@ class Model:
             BadDataset: The image has another number of channels or axes than the model was trained on.
         """
         image = self._read(source)
-        scores, placement = self.scores(image, mirror=mirror, shown=shown)
-        first = self.members[0].methods[0]
-        answer = first.polish(first.decode(scores, placement), self.choice)
-        spread = None
-        if probabilities or uncertainty:
-            spread = _probabilities(scores["scores"], placement, _overlapping(first))
+        with tempfile.TemporaryDirectory(prefix="isocenter-") as folder:
+            scores, placement = self.scores(image, Path(folder), mirror=mirror, shown=shown)
+            first = self.members[0].methods[0]
+            answer = first.polish(first.decode({"scores": scores}, placement), self.choice)
+            spread = None
+            if probabilities or uncertainty:
+                spread = _probabilities(scores, placement, first.encoding.overlapping)
+            del scores
         return Answer(
             answer,
             image,
             probabilities=spread if probabilities else None,
-            uncertainty=_entropy(spread, _overlapping(first)) if uncertainty and spread is not None else None,
+            uncertainty=_entropy(spread, first.encoding.overlapping)
+            if uncertainty and spread is not None
+            else None,
+            maps=self._maps(image) if maps else {},
         )
 
+    def _maps(self, image: Image) -> dict[str, np.ndarray]:
+        """The first member's maps on the image's own grid."""
+        member = self.members[0]
+        array, placement = prepare_image(image, member.stage)
+        found = member.maps(array)
+        return {
+            name: placement.whole(resample(map_[None], placement.cropped, 1)[0])
+            for name, map_ in found.items()
+        }
+
     def scores(
-        self, image: Image, *, mirror: bool | None = None, shown: Bar | None = None
-    ) -> tuple[dict[str, np.ndarray], Placement]:
-        """Averaged scores on the grid of the first member's network, and where that grid lies in the file."""
-        with tempfile.TemporaryDirectory(prefix="isocenter-") as folder:
-            first, placement = self._of(self.members[0], image, mirror, Path(folder), shown)
-            if len(self.members) == 1:
-                return {"scores": first}, placement
-            overlapping = _overlapping(self.members[0].methods[0])
-            total = _as_probabilities(first, overlapping)
-            for member in self.members[1:]:
-                scores, _ = self._of(member, image, mirror, Path(folder), shown)
-                total += resample(_as_probabilities(scores, overlapping), placement.shape, 1)
-            return {"scores": _as_scores(total / len(self.members), overlapping)}, placement
+        self, image: Image, folder: Path, *, mirror: bool | None = None, shown: Bar | None = None
+    ) -> tuple[np.ndarray, Placement]:
+        """Averaged scores (output, *space) on the first member's grid, and where that grid lies in the file.
+
+        Args:
+            image: With the channels that the model knows.
+            folder: Where scores too large for memory are kept while they are needed.
+            mirror: As for `predict`.
+            shown: As for `predict`.
+        """
+        first, placement = self._of(self.members[0], image, mirror, folder, shown)
+        if len(self.members) == 1:
+            return first, placement
+        overlapping = self.members[0].methods[0].encoding.overlapping
+        total = _as_probabilities(first, overlapping)
+        for member in self.members[1:]:
+            scores, _ = self._of(member, image, mirror, folder, shown)
+            total += resample(_as_probabilities(scores, overlapping), placement.shape, 1)
+        return _as_scores(total / len(self.members), overlapping), placement
 
     def _of(
         self, member: Member, image: Image, mirror: bool | None, folder: Path, shown: Bar | None
@@ -237,8 +283,8 @@ class Model:
         if source.channels != len(self.plan.channels):
             names = ", ".join(channel.name for channel in self.plan.channels)
             raise BadDataset(
-                f"the image has {source.channels} channels, the model was trained on {len(self.plan.channels)} "
-                f"({names}).",
+                f"the image has {source.channels} channels, the model was trained on "
+                f"{len(self.plan.channels)} ({names}).",
                 where=source.source,
                 cure="Give one file per channel, named <case>_0000, <case>_0001 …, or a folder of them.",
             )
@@ -265,7 +311,7 @@ def default_members(plan: Plan) -> tuple[str, ...]:
     return ("3d_fullres",) if "3d_fullres" in names else (names[-1],)
 
 
-def planes(answer: np.ndarray, method: Method, placement: Placement) -> np.ndarray:
+def planes(answer: np.ndarray, method: SupervisedMasks, placement: Placement) -> np.ndarray:
     """A label answer on the file's grid as float planes (label, *space) on a network's grid."""
     values = resample_labels(answer[placement.box], placement.shape)
     found = [np.isin(values, list(label.values)) for label in method.plan.labels]
@@ -284,6 +330,7 @@ def predict(
     workers: int | None = None,
     probabilities: bool = False,
     uncertainty: bool = False,
+    maps: bool = False,
     mirror: bool | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
@@ -298,36 +345,38 @@ def predict(
     model = load(folder, device=device)
     fingerprint = model.run.fingerprint
     wanted = list(expand(inputs, len(model.plan.channels)))
-    paths = _named(wanted, out, model)
+    paths = _named(wanted, out)
     if workers is not None and torch.get_num_threads() != workers:
         torch.set_num_threads(max(1, workers))
     with bar(f"Answering {len(wanted)} images", total=len(wanted)) as shown:
         for done, (sources, path) in enumerate(zip(wanted, paths, strict=True)):
             if overwrite or not path.exists():
-                _predict_one(model, fingerprint, sources, path, probabilities, uncertainty, mirror)
+                image = images.read_channels(sources)
+                _warn_if_unfamiliar(image, fingerprint)
+                answer = model.predict(
+                    image, probabilities=probabilities, uncertainty=uncertainty, maps=maps, mirror=mirror
+                )
+                _save(model, answer, path)
             shown.reach(done + 1)
     return paths
 
 
-def _predict_one(
-    model: Model,
-    fingerprint: Fingerprint,
-    sources: Sequence[str],
-    path: Path,
-    probabilities: bool,
-    uncertainty: bool,
-    mirror: bool | None,
-) -> None:
-    image = images.read_channels(sources)
+def _warn_if_unfamiliar(image: Image, fingerprint: Fingerprint) -> None:
     for remark in unfamiliar(image, fingerprint):
-        warnings.warn(f"{sources[0]}: {remark}", IsocenterWarning, stacklevel=2)
-    answer = model.predict(image, probabilities=probabilities, uncertainty=uncertainty, mirror=mirror)
+        warnings.warn(f"{image.source}: {remark}", IsocenterWarning, stacklevel=3)
+
+
+def _save(model: Model, answer: Answer, path: Path) -> None:
+    """Write the maps that were asked for, then the answer: where that exists, all of it does."""
     name = images.stem(path)
+    extra = {name: map_[None] for name, map_ in answer.maps.items()}
     if answer.probabilities is not None:
-        images.write(answer.probabilities, path.with_name(f"{name}_probabilities.nii.gz"), image)
+        extra["probabilities"] = answer.probabilities
     if answer.uncertainty is not None:
-        images.write(answer.uncertainty[None], path.with_name(f"{name}_uncertainty.nii.gz"), image)
-    model.task.save(answer.answer, path, image)
+        extra["uncertainty"] = answer.uncertainty[None]
+    for kind, array in extra.items():
+        images.write(array, path.with_name(f"{name}_{kind}.nii.gz"), answer.image)
+    model.task.save(answer.answer, path, answer.image)
 
 
 def expand(inputs: Sequence[str | Path], channels: int) -> Iterator[list[str]]:
@@ -351,22 +400,29 @@ def expand(inputs: Sequence[str | Path], channels: int) -> Iterator[list[str]]:
     if channels == 1:
         yield from ([source] for source in sources)
         return
-    groups: dict[str, dict[int, str]] = {}
+    yield from _grouped(sources, channels)
+
+
+def _grouped(sources: Sequence[str], channels: int) -> Iterator[list[str]]:
+    """Files that bear channel numbers by case; any other file has to hold all channels itself."""
+    numbered: dict[str, dict[int, str]] = {}
     for source in sources:
         matched = CHANNEL_NUMBER.match(images.stem(source))
-        key = matched["name"] if matched else images.stem(source)
-        groups.setdefault(str(Path(source).parent / key), {})[int(matched["channel"]) if matched else 0] = (
-            source
-        )
-    for key, files in groups.items():
-        if len(files) not in (1, channels):
+        if matched is None:
+            yield [source]
+        else:
+            case = str(Path(source).parent / matched["name"])
+            numbered.setdefault(case, {})[int(matched["channel"])] = source
+    for case, files in numbered.items():
+        if sorted(files) != list(range(channels)):
+            there = ", ".join(f"{number:04d}" for number in sorted(files))
             raise BadDataset(
-                f"{len(files)} of {channels} channels are there.", where=key, cure="Add the missing files."
+                f"of {channels} channels only {there} are there.", where=case, cure="Add the missing files."
             )
         yield [files[number] for number in sorted(files)]
 
 
-def _named(wanted: Sequence[Sequence[str]], out: Path, model: Model) -> list[Path]:
+def _named(wanted: Sequence[Sequence[str]], out: Path) -> list[Path]:
     """An answer's file for each input: the input's own name."""
     paths = []
     for sources in wanted:
@@ -396,7 +452,7 @@ def unfamiliar(image: Image, fingerprint: Fingerprint) -> list[str]:
         seen = [case.spacing_mm[axis] for case in fingerprint.cases]
         if not min(seen) / 1.5 <= own <= max(seen) * 1.5:
             remarks.append(
-                f"voxels of {own:g} mm along axis {axis}; the model has seen {min(seen):g} … {max(seen):g} mm."
+                f"voxels of {own:g} mm along axis {axis}; the model has seen {min(seen):g} … {max(seen):g}."
             )
     if image.channels == len(fingerprint.intensities):
         for channel, known in zip(image.array, fingerprint.intensities, strict=True):
@@ -405,20 +461,12 @@ def unfamiliar(image: Image, fingerprint: Fingerprint) -> list[str]:
             low, high = np.quantile(channel, [0.005, 0.995])
             if high < known.low or low > known.high:
                 remarks.append(
-                    f"intensities {low:g} … {high:g}; the model has seen {known.low:g} … {known.high:g} (is this CT?)."
+                    f"intensities {low:g} … {high:g}; the model has seen {known.low:g} … {known.high:g}."
                 )
     return remarks
 
 
 # ------------------------------------------------------------------------------------------ probabilities
-
-
-def _outputs(method: Method) -> int:
-    return int(method.encoding.outputs)  # type: ignore[attr-defined]
-
-
-def _overlapping(method: Method) -> bool:
-    return bool(method.encoding.overlapping)  # type: ignore[attr-defined]
 
 
 def _as_probabilities(scores: np.ndarray, overlapping: bool) -> np.ndarray:
@@ -428,7 +476,7 @@ def _as_probabilities(scores: np.ndarray, overlapping: bool) -> np.ndarray:
 
 def _as_scores(probabilities: np.ndarray, overlapping: bool) -> np.ndarray:
     clipped = np.clip(probabilities, 1e-7, 1 - 1e-7)
-    return np.log(clipped) - (np.log1p(-clipped) if overlapping else 0)
+    return np.asarray(np.log(clipped) - (np.log1p(-clipped) if overlapping else 0))
 
 
 def _probabilities(scores: np.ndarray, placement: Placement, overlapping: bool) -> np.ndarray:

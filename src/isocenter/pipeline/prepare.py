@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 
+from isocenter import images
 from isocenter.errors import BadDataset, RunFailed
 from isocenter.files import as_fault
 from isocenter.images.image import Image
@@ -72,7 +73,7 @@ def _normalised(box: np.ndarray, plan: Normalisation) -> np.ndarray:
 
 
 def _orders(stage: Stage) -> list[int]:
-    """Order of interpolation by axis: along a strongly anisotropic axis nothing is invented between slices."""
+    """Order of interpolation by axis; between slices far apart nothing is invented."""
     geometry = stage.geometry
     dims = len(geometry.spacing_mm)
     return [
@@ -82,7 +83,7 @@ def _orders(stage: Stage) -> list[int]:
 
 
 def prepare_case(dataset: Dataset, case: Case, method: Method) -> tuple[Arrays, Placement]:
-    """All arrays of one case: `image`, and `label` where the truth is known.
+    """All arrays of one case: `image`; `label` where the truth is known; `objects` where it numbers objects.
 
     Raises:
         BadDataset: A channel is missing, or image and truth do not share a grid.
@@ -95,6 +96,9 @@ def prepare_case(dataset: Dataset, case: Case, method: Method) -> tuple[Arrays, 
         if problem := image.geometry.difference(truth.geometry):
             raise BadDataset(f"image and label do not share a grid: {problem}", where=case.truth[TRUTH])
         arrays["label"] = resample_labels(truth.array[0][placement.box], placement.shape)
+        if dataset.objects:
+            numbers = images.read_labels(dataset.path(str(case.truth[TRUTH])))
+            arrays["objects"] = resample_labels(numbers.array[0][placement.box], placement.shape)
     return method.prepare(arrays), placement
 
 
@@ -107,7 +111,8 @@ class Prepared:
 
     Attributes:
         folder: One folder per case, shared by all runs that prepare the same way.
-        beside: Further arrays of the same cases that belong to one run alone, such as an earlier stage's answers.
+        beside: Further arrays of the same cases that belong to one run alone, such as an earlier stage's
+        answers.
     """
 
     folder: Path

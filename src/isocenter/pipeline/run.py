@@ -99,7 +99,7 @@ class Run:
 
     def _break_stale(self, lock: Path) -> None:
         try:
-            owner = int(lock.read_text() or 0)
+            owner = int(lock.read_text(encoding="utf-8") or 0)
         except (OSError, ValueError):
             owner = 0
         if owner and owner != os.getpid() and psutil.pid_exists(owner):

@@ -8,16 +8,18 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
+import isocenter
 from isocenter import compute as computing
 from isocenter import files, images, methods
 from isocenter.compute import Compute, seed_step
 from isocenter.errors import BadDataset, BadPlan, IsocenterWarning, RunFailed
 from isocenter.images.layouts import read_image
 from isocenter.methods.method import Method
+from isocenter.methods.supervised import SupervisedMasks
 from isocenter.pipeline import checkpoint, choose, progress
 from isocenter.pipeline.check import check
 from isocenter.pipeline.evaluate import score_cases, write_scores
@@ -28,9 +30,6 @@ from isocenter.pipeline.predict import Model, planes
 from isocenter.pipeline.prepare import Prepared, prepare, prepare_image
 from isocenter.pipeline.run import WEIGHTS, Run
 from isocenter.records import Budget, CaseScore, Dataset, Fold, Plan, Scores
-
-DEFAULT_METHOD = "segmentation/nnunet"
-DEFAULT_BUDGET = "1h"
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,8 @@ def train(
 ) -> Scores:
     """Check, measure, plan, learn, answer the held-out cases, score, choose.
 
-    A `plan.json` that already lies in `out` is followed as it stands. See `isocenter.train` for the arguments.
+    A `plan.json` that already lies in `out` is followed as it stands. See `isocenter.train` for the
+    arguments.
 
     Raises:
         BadDataset: The dataset has errors that `isocenter check` explains.
@@ -108,11 +108,11 @@ def _planned(
         return plan
     _refuse_errors(dataset)
     fingerprint = measure(dataset, workers=surroundings.workers)
-    wanted = Budget.read(budget or DEFAULT_BUDGET)
+    wanted = Budget.read(budget or isocenter.DEFAULT_BUDGET)
     plan = make(
         dataset,
         fingerprint,
-        method or DEFAULT_METHOD,
+        method or isocenter.DEFAULT_METHOD,
         wanted,
         seed=seed,
         overrides=overrides,
@@ -312,7 +312,7 @@ def _with_earlier(
                 cure="Train the earlier stage on all folds (--folds all).",
             )
         answer = images.read_labels(found).array[0]
-        own.store(case_id, {"earlier": planes(answer, method, placement)})
+        own.store(case_id, {"earlier": planes(answer, cast(SupervisedMasks, method), placement)})
 
     with ThreadPoolExecutor(surroundings.workers) as pool:
         list(pool.map(one, cases))

@@ -1,8 +1,9 @@
 """Attention U-Net: skips that let through only what the coarser features ask for.
 
 α = σ₂(ψᵀ σ₁(Wₓᵀ x + W_gᵀ g + b_g) + b_ψ), resampled to the skip x. As in the paper the first (finest) skip is
-not gated, and every decoder level is supervised. The gate maps α can be exported with a prediction (`--maps`).
-Plan, loss and post-processing are those of `segmentation/nnunet`, so that a comparison shows the gates alone.
+not gated, and every decoder level is supervised. The gate maps α can be exported with a prediction
+(`--maps`). Plan, loss and post-processing are those of `segmentation/nnunet`, so that a comparison shows the
+gates alone.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 Fingerprint → rules → 2D, 3D full-resolution and 3D low-resolution networks with a cascade; cross-entropy and
 soft Dice with deep supervision (Isensee et al. 2021, equation L = L_dice + L_CE); oversampled foreground;
-instance normalisation; Gaussian-weighted tiles and mirroring at prediction; the best configuration or ensemble,
-and largest-component post-processing, chosen by cross-validation.
+instance normalisation; Gaussian-weighted tiles and mirroring at prediction; the best configuration or
+ensemble, and largest-component post-processing, chosen by cross-validation.
 
-Where ours differs from the publication, the plan says why beside the value: under a time budget the optimiser is
-AdamW over the elapsed share of the budget, and the network's width follows the measured speed.
+Where ours differs from the publication, the plan says why beside the value: under a time budget the optimiser
+is AdamW over the elapsed share of the budget, and the network's width follows the measured speed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from isocenter.parts.networks.unet import UNet
 CARD = {
     "title": "nnU-Net",
     "reference": (
-        "Isensee F, Jaeger PF, Kohl SAA, Petersen J, Maier-Hein KH. nnU-Net: a self-configuring method for deep "
-        "learning-based biomedical image segmentation. Nature Methods 18, 203–211 (2021)."
+        "Isensee F, Jaeger PF, Kohl SAA, Petersen J, Maier-Hein KH. nnU-Net: a self-configuring method for "
+        "deep learning-based biomedical image segmentation. Nature Methods 18, 203–211 (2021)."
     ),
     "row": "S4",
-    "summary": "Self-configuring 2D and 3D U-Nets, cascade, ensembling and post-processing chosen on cross-validation.",
+    "summary": "2D and 3D U-Nets that configure themselves; cascade, ensemble, choice on cross-validation.",
     "published": {
         "hippocampus Dice, 3D": "89.87 / 88.20",
         "hippocampus Dice, 2D": "88.52 / 86.70",

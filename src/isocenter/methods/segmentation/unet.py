@@ -1,18 +1,20 @@
 """U-Net as first published, in two or three dimensions.
 
-Five resolution levels, two 3×3 convolutions with ReLU each, 2×2 max-pooling, up-convolution, concatenated skips.
+Five resolution levels, two 3×3 convolutions with ReLU each, 2×2 max-pooling, up-convolution, concatenated
+skips.
 Loss: −Σ w(x) log p_ℓ(x)(x), with w(x) = w_c(x) + w0 · exp(−(d1(x) + d2(x))² / 2σ²) between touching objects
-(the lecture prints the sum without its minus sign). Elastic deformation; overlap-tile prediction with mirrored
-border. `settings.border_weight=false` leaves the second term out.
+(the lecture prints the sum without its minus sign). Elastic deformation; overlap-tile prediction with
+mirrored border. `settings.border_weight=false` leaves the second term out.
 
-The paper's convolutions are unpadded and shrink the image; ours are padded, and the mirrored border plays the same
-part at prediction. Where labels do not number objects, connected components are the objects.
+The paper's convolutions are unpadded and shrink the image; ours are padded, and the mirrored border plays the
+same part at prediction. Where labels do not number objects, connected components are the objects.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import ceil
-from typing import cast
+from typing import ClassVar, cast
 
 import cc3d
 import numpy as np
@@ -21,6 +23,7 @@ from torch.nn import functional
 
 from isocenter.methods.method import Arrays, Speed
 from isocenter.methods.supervised import SupervisedMasks
+from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.encodings.borders import border_weights
 from isocenter.parts.losses.overlap import cross_entropy
 from isocenter.parts.networks.unet import UNet
@@ -33,15 +36,15 @@ CARD = {
         "MICCAI 2015, 234–241."
     ),
     "row": "S1",
-    "summary": "The first U-Net: five levels, border-weighted cross-entropy, elastic deformation, mirrored tiles.",
+    "summary": "The first U-Net: five levels, border-weighted loss, elastic deformation, mirrored tiles.",
     "published": {"ISBI cell tracking 2015, PhC-U373 IoU": ".9203", "DIC-HeLa IoU": ".7756"},
 }
 
 LEVELS = 5
 
 
-class Settings(Record):
-    """w0 and σ of the border weight, in voxels of the network's grid."""
+class BorderSettings(Record):
+    """Whether borders are weighed, with w0 and σ in voxels of the network's grid."""
 
     border_weight: bool = True
     w0: float = 10.0
@@ -51,8 +54,8 @@ class Settings(Record):
 class PlainUNet(SupervisedMasks):
     """Five levels without normalisation, trained on the weighted cross-entropy alone."""
 
-    Settings = Settings
-    kinds = {**SupervisedMasks.kinds, "weights": "label"}
+    Settings: ClassVar[type[Record]] = BorderSettings
+    kinds: ClassVar[Mapping[str, Kind]] = {**SupervisedMasks.kinds, "weights": "label"}
 
     @classmethod
     def configure(
@@ -67,11 +70,13 @@ class PlainUNet(SupervisedMasks):
         return UNet(self.stage.network, inputs, outputs)
 
     def prepare(self, arrays: Arrays) -> Arrays:
+        settings = cast(BorderSettings, self.settings)
+        objects = arrays.get("objects")
         arrays = super().prepare(arrays)
-        settings = cast(Settings, self.settings)
         if "label" in arrays and settings.border_weight:
-            foreground = np.isin(arrays["label"], [v for label in self.plan.labels for v in label.values])
-            objects = cc3d.connected_components(foreground)
+            if objects is None:
+                foreground = np.isin(arrays["label"], [v for label in self.plan.labels for v in label.values])
+                objects = cc3d.connected_components(foreground)
             arrays["weights"] = border_weights(objects, w0=settings.w0, sigma=settings.sigma)
         return arrays
 
@@ -124,10 +129,15 @@ def _as_published(stage: Stage) -> Stage:
         why={**stage.augmentation.why, "elastic": "Elastic deformation is the paper's chief augmentation."},
     )
     prediction = stage.prediction.changed(
-        border="mirror", why={**stage.prediction.why, "border": "Mirrored, the paper's overlap-tile strategy."}
+        border="mirror",
+        why={**stage.prediction.why, "border": "Mirrored, the paper's overlap-tile strategy."},
     )
     return stage.changed(
-        geometry=geometry, network=network, training=training, augmentation=augmentation, prediction=prediction
+        geometry=geometry,
+        network=network,
+        training=training,
+        augmentation=augmentation,
+        prediction=prediction,
     )
 
 

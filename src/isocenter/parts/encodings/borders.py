@@ -20,9 +20,9 @@ def border_weights(
     """w(x) = w_c(x) + w0 · exp(−(d1(x) + d2(x))² / 2σ²), the second term between objects only.
 
     d1 and d2 are the distances to the nearest and to the second nearest object; w_c balances the classes
-    foreground and background to equal total weight. Distances are found object by object in a box that reaches
-    4 σ beyond it, farther than which the term is below 0.04 % of w0, so the cost grows with the objects' size
-    and not with their number times the image.
+    foreground and background to equal total weight. Distances are found object by object in a box that
+    reaches 4 σ beyond it, farther than which the term is below 0.04 % of w0, so the cost grows with the
+    objects' size and not with their number times the image.
 
     Args:
         objects: Numbered objects (*space), 0 being the background.

@@ -21,11 +21,9 @@ def deeply(loss: Callable[..., Tensor], scores: Sequence[Tensor], truth: dict[st
     Source: Lee et al., "Deeply-supervised nets", AISTATS 2015; weights of Isensee et al. 2021.
     """
     weights = [0.5**level for level in range(len(scores))]
-    finest = scores[0].shape[2:]
     total = None
     for weight, level in zip(weights, scores, strict=True):
-        steps = [slice(None, None, _step(*sizes)) for sizes in zip(finest, level.shape[2:], strict=True)]
-        picked = {name: plane[..., *steps] for name, plane in truth.items()}
+        picked = {name: _picked(plane, level) for name, plane in truth.items()}
         term = weight * loss(level, **picked)
         total = term if total is None else total + term
     if total is None:
@@ -33,5 +31,11 @@ def deeply(loss: Callable[..., Tensor], scores: Sequence[Tensor], truth: dict[st
     return total / sum(weights)
 
 
-def _step(fine: int, coarse: int) -> int:
-    return round(fine / coarse)
+def _picked(plane: Tensor, level: Tensor) -> Tensor:
+    """Every n-th voxel along each of the last axes, so many as the level has."""
+    axes = range(plane.ndim - (level.ndim - 2), plane.ndim)
+    for axis, coarse in zip(axes, level.shape[2:], strict=True):
+        fine = plane.shape[axis]
+        step = round(fine / coarse)
+        plane = plane.unfold(axis, 1, step).squeeze(-1)
+    return plane

@@ -115,7 +115,8 @@ class UNet(nn.Module):
         plan: Features, kernels, strides and numbers of convolutions by level.
         inputs: Channels of the image.
         outputs: Channels of the scores (classes, or regions).
-        gate: Makes the module that weighs a skip, from (skip channels, gating channels, level); None for none.
+        gate: Makes the module that weighs a skip, from (skip channels, gating channels, level); None for
+        none.
 
     Source: Ronneberger et al., "U-Net", MICCAI 2015; Çiçek et al., "3D U-Net", MICCAI 2016.
     """
