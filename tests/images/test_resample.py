@@ -216,6 +216,7 @@ def test_labels_of_scores_take_the_smallest_type_that_holds_them() -> None:
         lambda: resample_labels(np.zeros((4, 4), int), (5, 4), order=3),
         lambda: resample_scores(np.zeros((2, 4, 4)), (5, 4), values=(1, 2, 3)),
         lambda: resample_scores(np.zeros((2, 4, 4)), (5, 4), out=np.zeros((5, 3), int)),
+        lambda: resample_scores(np.zeros((2, 4, 4)), (5, 4), values=(0, 256), out=np.zeros((5, 4), np.uint8)),
         lambda: resample_scores(np.zeros((2, 4, 4)), (5, 4), out=np.zeros((9, 9), int), offset=(5, 0)),
     ],
 )

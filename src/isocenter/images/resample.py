@@ -152,6 +152,8 @@ def resample_scores(
     table = _table(scores.shape[0], regions, values)
     if out is None:
         out = np.zeros(spatial, np.min_scalar_type(int(table.max())) if table.min() >= 0 else np.int32)
+    if (table.astype(out.dtype) != table).any():
+        raise IsocenterError(f"label values up to {table.max()} do not fit into {out.dtype}.")
     target = _window(out, spatial, offset).reshape(_three(spatial), copy=False)
     scores = scores.reshape(scores.shape[0], *_three(scores.shape[1:]))
     decisions = np.empty(scores.shape[1:], np.min_scalar_type(len(table) - 1))
