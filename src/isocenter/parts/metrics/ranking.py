@@ -111,7 +111,7 @@ def stand(contest: Contest, rule: Rule = "rank_then_aggregate") -> Standing:
 
 
 def brats(contest: Contest) -> Standing:
-    """The BraTS ranking: ranks per case, region and measure, averaged, as a share of the number of methods."""
+    """The BraTS ranking: mean rank over cases, regions and measures, as a share of the number of methods."""
     found = stand(contest, "rank_then_aggregate")
     return Standing(found.rule, found.values / len(contest.methods), found.ranks)
 
