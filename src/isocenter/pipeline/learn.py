@@ -293,6 +293,12 @@ def plateau(rows: Sequence[Mapping[str, float | None]]) -> float | None:
     return settled if settled < 0.6 else None
 
 
+def read_log(path: Path) -> list[dict[str, float | None]]:
+    """The rows of a log.csv; what was not measured is None."""
+    rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+    return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
+
+
 def _table(rows: Sequence[Mapping[str, float | None]]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")

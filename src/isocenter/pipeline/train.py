@@ -7,10 +7,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, cast
-
-import numpy as np
 
 import isocenter
 from isocenter import compute as computing
@@ -20,16 +19,20 @@ from isocenter.errors import BadDataset, BadPlan, IsocenterWarning, RunFailed
 from isocenter.images.layouts import read_image
 from isocenter.methods.method import Method
 from isocenter.methods.supervised import SupervisedMasks
+from isocenter.parts.rules.budget import ELEMENTS_PER_GB
+from isocenter.parts.rules.topology import elements
 from isocenter.pipeline import checkpoint, choose, progress
 from isocenter.pipeline.check import check
 from isocenter.pipeline.evaluate import score_cases, write_scores
 from isocenter.pipeline.fingerprint import measure
-from isocenter.pipeline.learn import Learning
+from isocenter.pipeline.learn import Learning, plateau, read_log
 from isocenter.pipeline.plan import make
 from isocenter.pipeline.predict import Model, planes
-from isocenter.pipeline.prepare import Prepared, prepare, prepare_image
+from isocenter.pipeline.prepare import Prepared, cache_root, prepare, prepare_image
 from isocenter.pipeline.run import WEIGHTS, Run
-from isocenter.records import Budget, CaseScore, Dataset, Fold, Plan, Scores
+from isocenter.records import Budget, CaseScore, Dataset, Fold, Plan, Scores, Stage
+
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -179,23 +182,28 @@ def _refuse_overwriting(run: Run, plan: Plan, numbers: Sequence[int], resume: bo
 
 
 def estimate(plan: Plan, folds: int) -> str:
-    """What training will take, in one line: time, memory of the arrays on disk."""
-    stages = ", ".join(stage.name for stage in plan.stages)
-    voxels = sum(float(np.prod(stage.geometry.median_shape)) for stage in plan.stages)
-    cases = sum(len(part) for part in (plan.folds[0].train, plan.folds[0].validation, plan.folds[0].test))
-    disk = voxels * cases * (4 * len(plan.channels) + 2) / 2**30
-    if plan.budget.seconds is not None:
-        time_text = progress.clock(plan.budget.seconds * folds)
-    else:
-        steps = sum(
-            (plan.budget.epochs or 0) * stage.training.steps_per_epoch * stage.training.seconds_per_step
-            for stage in plan.stages
-        )
-        time_text = progress.clock(steps * folds)
+    """What training will take, in one line: time, memory of a step, prepared arrays on disk."""
+    names = ", ".join(stage.name for stage in plan.stages)
+    fold = plan.folds[0]
+    cases = len(fold.train) + len(fold.validation)
+    voxels = sum(prod(stage.geometry.median_shape) for stage in plan.stages)
+    disk = voxels * cases * (4 * len(plan.channels) + 2) / GIB
+    memory = max(_step_gb(plan, stage) for stage in plan.stages)
+    seconds = plan.budget.seconds
+    if seconds is None:
+        steps = [stage.training.steps_per_epoch * stage.training.seconds_per_step for stage in plan.stages]
+        seconds = sum(steps) * (plan.budget.epochs or 0)
     return (
-        f"Training {stages} on {folds} fold{'s' * (folds > 1)}: about {time_text}, "
-        f"{disk:.2g} GiB of prepared arrays on disk."
+        f"Training {names} on {folds} fold{'s' * (folds > 1)}: about {progress.clock(seconds * folds)}, "
+        f"{memory:.2g} GB of memory, {disk:.2g} GB of prepared arrays on disk ({cache_root()})."
     )
+
+
+def _step_gb(plan: Plan, stage: Stage) -> float:
+    """Gigabytes that one training step keeps for its backward pass."""
+    channels = len(plan.channels) + (len(plan.labels) if stage.after else 0)
+    kept = elements(stage.network, stage.geometry.patch, channels, len(plan.labels) + 1)
+    return kept * stage.training.batch / ELEMENTS_PER_GB
 
 
 def _workers(workers: int | None) -> int:
@@ -402,7 +410,23 @@ def finish(run: Run) -> Scores:
         others = [other for other in numbers if other != number]
         choice = choose.choose(run, plan, dataset, others)
         rows += choose.rows(run, plan, dataset, number, choice)
-    choose.choose(run, plan, dataset, numbers if len(numbers) > 1 else []).save(run.folder / "choice.json")
+    final = choose.choose(run, plan, dataset, numbers if len(numbers) > 1 else [])
+    final.changed(why={**final.why, **_plateaus(run, plan, numbers)}).save(run.folder / "choice.json")
     card = methods.card(plan.method)
     files.write_text(run.folder / "card.json", card.model_dump_json(indent=2) + "\n")
     return write_scores(run.folder / "scores.json", plan.task, rows)
+
+
+def _plateaus(run: Run, plan: Plan, numbers: Sequence[int]) -> dict[str, str]:
+    """A sentence for every network whose validation loss stopped falling early; empty when none did."""
+    found = {}
+    for number in numbers:
+        for stage in plan.stages:
+            log = run.stage(number, stage.name, len(plan.stages)) / "log.csv"
+            share = plateau(read_log(log))
+            if share is not None:
+                found[f"plateau of fold {number}, {stage.name}"] = (
+                    f"The validation loss hardly fell after {share:.0%} of the budget: "
+                    "a shorter budget would have done as well."
+                )
+    return found

@@ -1,7 +1,9 @@
-"""Train on hippocampus within a time budget and score the held-out fold: `python benchmarks/hippocampus.py 15m`.
+"""Train on a dataset within a time budget and score the held-out fold.
 
-The clock starts with the command, before anything is measured or planned, and stops when the weights are written.
-With `--against RUN` the same cases are compared one by one with an earlier run (Wilcoxon's signed-rank test).
+`python benchmarks/segmentation.py hippocampus 15m`; or nuclei (2D), or phantom (thick slices).
+The clock starts with the command, before anything is measured or planned, and stops when the weights are
+written. With `--against RUN` the same cases are compared one by one with an earlier run (Wilcoxon's
+signed-rank test).
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ DATA = Path(os.environ.get("ISOCENTER_DATA", Path(__file__).parents[2] / "shared
 def main() -> None:
     """Run the benchmark."""
     arguments = _arguments()
-    run = Path(arguments.out) / f"hippocampus_{arguments.budget}_{arguments.method.split('/')[-1]}"
-    command = [sys.executable, "-m", "isocenter", "train", str(DATA / "hippocampus"), "--out", str(run)]
+    method = arguments.method.split("/")[-1]
+    run = Path(arguments.out) / f"{arguments.dataset}_{arguments.budget}_{method}"
+    data = _dataset(arguments.dataset, Path(arguments.out))
+    command = [sys.executable, "-m", "isocenter", "train", str(data), "--out", str(run)]
     command += ["--budget", arguments.budget, "--method", arguments.method, "--folds", arguments.folds]
     command += [word for setting in arguments.settings for word in ("--set", setting)]
     began = time.time()
@@ -33,11 +37,23 @@ def main() -> None:
     figures = _figures(run, began) | {"load_average_at_end": os.getloadavg()[1]}
     if arguments.against:
         figures["against"] = _paired(run, Path(arguments.against))
-    name = f"hippocampus_{arguments.budget}" + ("" if arguments.method.endswith("nnunet") else f"_{run.name}")
-    text = " / ".join(f"{100 * figures['dice'][label]['mean']:.2f}" for label in ("Anterior", "Posterior"))
-    what = f"hippocampus Dice, folds {arguments.folds}, {arguments.budget} a fold"
+    labels = [label for label in figures["dice"] if label != "mean"]
+    text = " / ".join(f"{100 * figures['dice'][label]['mean']:.2f}" for label in labels)
+    what = (
+        f"{arguments.dataset} Dice ({', '.join(labels)}), folds {arguments.folds}, {arguments.budget} a fold"
+    )
     figures["systems"] = {arguments.method: {what: text}}
-    record(name, figures, " ".join(["python", "benchmarks/hippocampus.py", *sys.argv[1:]]))
+    record(run.name, figures, " ".join(["python", "benchmarks/segmentation.py", *sys.argv[1:]]))
+
+
+def _dataset(name: str, out: Path) -> Path:
+    """Where a dataset lies; the phantom is generated."""
+    if name != "phantom":
+        return DATA / {"hippocampus": "hippocampus", "nuclei": "nuclei_dsb2018"}[name]
+    from isocenter.phantoms.organs import write_dataset
+
+    folder = out / "phantom"
+    return folder if folder.exists() else write_dataset(folder, cases=60, seed=0, kind="anisotropic")
 
 
 def _figures(run: Path, began: float) -> dict[str, Any]:
@@ -81,6 +97,7 @@ def _by_case(run: Path) -> dict[str, float]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("dataset", choices=("hippocampus", "nuclei", "phantom"))
     parser.add_argument("budget")
     parser.add_argument("--method", default="segmentation/nnunet")
     parser.add_argument("--folds", default="0")
