@@ -17,7 +17,7 @@ REFERENCE_WIDTH = 32
 TRAINING_COST = 3.0
 """Forward and backward together cost three forward passes: gradients of weights and of inputs one each."""
 
-STEPS_SHORT = 500.0
+STEPS_SHORT = 800.0
 SECONDS_SHORT = 300.0
 STEPS_GROWTH = 0.6
 STEPS_LEAST = 300.0
@@ -80,7 +80,7 @@ def is_long(budget: Budget) -> bool:
 def steps_needed(seconds: float) -> float:
     """Optimiser steps that a network should get within a budget before it may be made wider.
 
-    500 in five minutes, growing with the budget to the power 0.6: a longer budget is spent partly on more
+    800 in five minutes, growing with the budget to the power 0.6: a longer budget is spent partly on more
     steps, partly on a larger network.
     """
     return float(STEPS_SHORT * max(seconds / SECONDS_SHORT, 0.25) ** STEPS_GROWTH)
