@@ -19,7 +19,7 @@ TRAINING_COST = 3.0
 
 STEPS_SHORT = 800.0
 SECONDS_SHORT = 300.0
-STEPS_GROWTH = 0.6
+STEPS_GROWTH = 0.7
 STEPS_LEAST = 300.0
 """Below this, even the narrowest network learns next to nothing: then it must see a smaller patch."""
 
@@ -80,7 +80,7 @@ def is_long(budget: Budget) -> bool:
 def steps_needed(seconds: float) -> float:
     """Optimiser steps that a network should get within a budget before it may be made wider.
 
-    800 in five minutes, growing with the budget to the power 0.6: a longer budget is spent partly on more
+    800 in five minutes, growing with the budget to the power 0.7: a longer budget is spent partly on more
     steps, partly on a larger network.
     """
     return float(STEPS_SHORT * max(seconds / SECONDS_SHORT, 0.25) ** STEPS_GROWTH)
