@@ -50,7 +50,7 @@ def test_a_quarter_turn_is_numpys_rot90() -> None:
     quarter = SpatialMap(np.array([[0.0, 1.0], [-1.0, 0.0]]))
     image = np.random.default_rng(0).normal(size=(2, 15, 15))
     padded = np.pad(image, ((0, 0), (1, 1), (1, 1)))
-    moved = spatial.warp_image(torch.from_numpy(padded), quarter, (15, 15))
+    moved = spatial.warp([(torch.from_numpy(padded), "image")], quarter, (15, 15))[0]
     np.testing.assert_allclose(moved, np.rot90(image, axes=(1, 2)), atol=1e-5)
 
 
@@ -58,7 +58,7 @@ def test_a_quarter_turn_about_the_first_axis_of_a_volume_is_numpys_rot90() -> No
     matrix = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
     labels = np.random.default_rng(0).integers(0, 5, (1, 4, 9, 9)).astype(np.uint8)
     padded = np.pad(labels, ((0, 0), (1, 1), (1, 1), (1, 1)))
-    moved = spatial.warp_labels(torch.from_numpy(padded), SpatialMap(matrix), (4, 9, 9))
+    moved = spatial.warp([(torch.from_numpy(padded), "nearest")], SpatialMap(matrix), (4, 9, 9))[0]
     np.testing.assert_array_equal(moved, np.rot90(labels, axes=(2, 3)))
 
 
@@ -67,7 +67,7 @@ def test_an_affine_map_is_scipys_affine_transform() -> None:
     source = _source(patch, mapped)
     offset = (np.array(source.shape) - 1) / 2 - ROTATED @ ((np.array(patch) - 1) / 2)
     expected = ndimage.affine_transform(source, ROTATED, offset, output_shape=patch, order=1)
-    moved = spatial.warp_image(torch.from_numpy(source[None]).float(), mapped, patch)
+    moved = spatial.warp([(torch.from_numpy(source[None]).float(), "image")], mapped, patch)[0]
     np.testing.assert_allclose(moved[0], expected, atol=3e-5)
 
 
@@ -79,7 +79,7 @@ def test_affine_and_elastic_together_are_one_map_coordinates(patch: tuple[int, .
     where = _scipy_coordinates(mapped, source.shape, patch)
     np.testing.assert_allclose(spatial.coordinates(mapped, source.shape, patch), where, atol=2e-5)
     expected = ndimage.map_coordinates(source, where, order=1)
-    moved = spatial.warp_image(torch.from_numpy(source[None]).float(), mapped, patch)
+    moved = spatial.warp([(torch.from_numpy(source[None]).float(), "image")], mapped, patch)[0]
     np.testing.assert_allclose(moved[0], expected, atol=1e-4)
 
 
@@ -101,9 +101,9 @@ def test_an_axis_left_alone_has_each_slice_moved_like_the_others(through: int) -
     inner = _elastic(plane, ROTATED[:2, :2])
     mapped = SpatialMap(inner.matrix, inner.displacement, inner.node_spacing, through)
     source = torch.from_numpy(_source(patch, mapped)[None]).float()
-    moved = spatial.warp_image(source, mapped, patch)
+    moved = spatial.warp([(source, "image")], mapped, patch)[0]
     for index in range(patch[through]):
-        alone = spatial.warp_image(source.select(1 + through, index), inner, plane)
+        alone = spatial.warp([(source.select(1 + through, index), "image")], inner, plane)[0]
         torch.testing.assert_close(moved.select(1 + through, index), alone)
 
 
@@ -112,7 +112,7 @@ def test_labels_are_those_of_the_nearest_source_voxel() -> None:
     mapped = _elastic(patch, ROTATED)
     source = np.random.default_rng(3).integers(-1, 40, _source(patch, mapped).shape).astype(np.int16)
     expected = ndimage.map_coordinates(source, _scipy_coordinates(mapped, source.shape, patch), order=0)
-    moved = spatial.warp_labels(torch.from_numpy(source[None]), mapped, patch)
+    moved = spatial.warp([(torch.from_numpy(source[None]), "nearest")], mapped, patch)[0]
     assert moved.dtype == torch.int16
     assert np.mean(moved[0].numpy() != expected) < 1e-3  # a coordinate within float error of a half
 
@@ -126,7 +126,7 @@ def test_linear_labels_are_the_arg_max_of_interpolated_one_hot() -> None:
     where = _scipy_coordinates(mapped, source.shape, patch)
     scores = [ndimage.map_coordinates((source == v).astype(float), where, order=1) for v in (0, 3, 7, 200)]
     expected = np.array([0, 3, 7, 200])[np.argmax(scores, axis=0)]
-    moved = spatial.warp_labels(torch.from_numpy(source[None]), mapped, patch, "linear")
+    moved = spatial.warp([(torch.from_numpy(source[None]), "linear")], mapped, patch)[0]
     assert np.mean(moved[0].numpy() != expected) < 1e-3
 
 
@@ -141,7 +141,7 @@ def test_points_land_where_a_blob_moves(through: int | None) -> None:
     point = np.array(shape) / 2 + (1.3, -4.2, 3.1)
     index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), axis=-1)
     blob = np.exp(-((index - point) ** 2).sum(-1) / 4)
-    moved = spatial.warp_image(torch.from_numpy(blob[None]).float(), mapped, patch)[0].numpy()
+    moved = spatial.warp([(torch.from_numpy(blob[None]).float(), "image")], mapped, patch)[0].numpy()[0]
     landed = spatial.move_points(torch.from_numpy(point[None]), mapped, shape, patch)[0].numpy()
     np.testing.assert_allclose(landed, ndimage.center_of_mass(moved**2), atol=0.25)
 
@@ -173,10 +173,19 @@ def test_vectors_point_between_the_same_places_after_the_map(elastic: bool) -> N
 def test_coordinates_do_not_depend_on_the_precision_allowed_for_matrix_products() -> None:
     patch, mapped = (9, 12, 10), SpatialMap(ROTATED)
     source = torch.from_numpy(_source(patch, mapped)[None]).float()
-    expected = spatial.warp_image(source, mapped, patch)
+    expected = spatial.warp([(source, "image")], mapped, patch)[0]
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        assert torch.equal(spatial.warp_image(source, mapped, patch), expected)
+        assert torch.equal(spatial.warp([(source, "image")], mapped, patch)[0], expected)
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_labels_between_voxels_may_be_boolean_or_of_several_channels() -> None:
+    patch, mapped = (9, 12, 10), SpatialMap(ROTATED)
+    source = torch.from_numpy(_source(patch, mapped) > 0.5)
+    both = torch.stack([source, ~source])
+    moved = spatial.warp([(both, "linear")], mapped, patch)[0]
+    assert moved.dtype == torch.bool
+    assert (moved[0] ^ moved[1]).float().mean() > 0.99  # but for ties

@@ -52,9 +52,8 @@ class Augmenter:
         anisotropic_axis: Axis along which nothing moves: slices far apart are rotated, scaled, deformed and
             sampled down only within their plane.
         spacing_mm: Voxel size in array order; rotations are rigid in mm, not in voxels. Isotropic if absent.
-        label_rule: "nearest" (default) costs one look-up for any number of labels, does not wear off thin
-            structures as arg-max of linear interpolation does, and errs by half a voxel at most. "linear"
-            gives smoother borders for one interpolation per label.
+        label_rule: "nearest" (default) is the fastest, and does not wear off thin structures as the
+            arg-max of linear interpolation does. "linear" gives smoother borders.
 
     Raises:
         BadPlan: The section does not fit the patch, or an elastic displacement so large that the image folds.
@@ -112,7 +111,10 @@ class Augmenter:
             BadPlan: A kind is unknown or missing, or a source is too small.
         """
         source = self._source_shape(sample, kinds) or parameters.source_size
-        moved = {name: self._move(value, kinds[name], parameters, source) for name, value in sample.items()}
+        moved = self._moved(sample, kinds, parameters)
+        for name, value in sample.items():
+            if kinds[name] == "point":
+                moved[name] = self._moved_points(value, parameters, source)
         images = [moved[name] for name in sample if kinds[name] == "intensity"]
         if images and parameters.changes:
             together = torch.cat(images) if len(images) > 1 else images[0]
@@ -203,26 +205,34 @@ class Augmenter:
 
     # ------------------------------------------------------------------------------------------ applying
 
-    def _move(self, value: Tensor, kind: Kind, parameters: Parameters, source: tuple[int, ...]) -> Tensor:
-        if kind == "point":
-            return self._moved_points(value, parameters, source)
-        cropped = _centre(value, parameters.source_size)
-        moved = cropped
-        mapped = parameters.spatial
+    def _moved(
+        self, sample: Mapping[str, Tensor], kinds: Mapping[str, Kind], parameters: Parameters
+    ) -> dict[str, Tensor]:
+        """All arrays cropped, moved and mirrored, in memory of their own."""
+        size, mapped = parameters.source_size, parameters.spatial
+        names = [name for name in sample if kinds[name] != "point"]
+        moved = {name: _centre(sample[name], size) for name in names}
         if mapped is not None:
-            if kind == "label":
-                moved = spatial.warp_labels(cropped, mapped, self.patch, self.label_rule)
-            elif kind == "vector":
-                moved = spatial.warp_vectors(cropped, mapped, self.patch)
-            else:
-                moved = spatial.warp_image(cropped, mapped, self.patch)
-        if parameters.mirror:
-            moved = moved.flip([axis + 1 for axis in parameters.mirror])
-            if kind == "vector":
-                moved[list(parameters.mirror)] *= -1
-        moved = moved.contiguous()
-        # Without a map or a flip the crop may still be the caller's own memory.
-        return moved.clone() if moved.data_ptr() == value.data_ptr() and moved.numel() else moved
+            scalars = [name for name in names if kinds[name] != "vector"]
+            rules: dict[Kind, spatial.Rule] = {"intensity": "image", "label": self.label_rule}
+            arrays = [(moved[name], rules[kinds[name]]) for name in scalars]
+            vectors = {
+                n: spatial.warp_vectors(moved[n], mapped, self.patch) for n in names if n not in scalars
+            }
+            moved.update(zip(scalars, spatial.warp(arrays, mapped, self.patch), strict=True), **vectors)
+        for name in names:
+            moved[name] = self._mirrored(moved[name], kinds[name], parameters.mirror)
+            if mapped is None:  # the crop may still be the caller's own memory
+                moved[name] = moved[name].clone(memory_format=torch.contiguous_format)
+        return moved
+
+    def _mirrored(self, value: Tensor, kind: Kind, axes: tuple[int, ...]) -> Tensor:
+        if not axes:
+            return value
+        flipped = value.flip([axis + 1 for axis in axes])
+        if kind == "vector":
+            flipped[list(axes)] *= -1
+        return flipped
 
     def _moved_points(self, points: Tensor, parameters: Parameters, source: tuple[int, ...]) -> Tensor:
         size = parameters.source_size

@@ -11,7 +11,9 @@ nodes and the whole grid is evaluated by one small matrix per axis.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +24,8 @@ from torch import Tensor
 from torch.nn import functional
 
 LabelRule = Literal["nearest", "linear"]
+Rule = Literal["image", "nearest", "linear"]
+Sampler = Callable[[Tensor, Tensor], None]
 
 # The largest displacement of control nodes, as a share of their distance, at which the spline cannot fold
 # (Choi & Lee, Graphical Models 2000, doi:10.1006/gmod.2000.0526).
@@ -69,72 +73,47 @@ def node_counts(patch: Sequence[int], spacing: float) -> tuple[int, ...]:
     return tuple(int((size - 1) // spacing) + 4 for size in patch)
 
 
-def warp_image(image: Tensor, spatial: SpatialMap, patch: Sequence[int]) -> Tensor:
-    """Interpolate a source linearly into the patch.
+def warp(arrays: Sequence[tuple[Tensor, Rule]], spatial: SpatialMap, patch: Sequence[int]) -> list[Tensor]:
+    """Carry arrays of one grid into the patch; the coordinates are computed once for all of them.
 
     Args:
-        image: Floating point, shape (c, *source); the source is as large as the patch with the map's
-            margin, or larger by the same number of voxels on both sides.
+        arrays: Each of shape (c, *source), on one device, with its rule. The source is as large as the patch
+            with the map's margin, or larger by the same number of voxels on both sides. "image" (floating
+            point) is interpolated linearly. Labels (integers of any kind) never gain a value: "nearest" takes
+            the nearest voxel's, "linear" the one with the largest linearly interpolated one-hot value, the
+            lowest of equals.
         spatial: The map.
-        patch: Shape of the result in voxels.
+        patch: Shape of the results in voxels.
 
     Returns:
-        Shape (c, *patch), of the image's dtype.
+        For each array, shape (c, *patch), of its dtype.
     """
-    source = _through_as_channels(image, spatial)
+    if not arrays:
+        return []
+    sources = [_through_as_channels(array, spatial) for array, _ in arrays]
     plane = spatial.plane(patch)
-    warped = source.new_empty((source.shape[0], *plane))
-    for start, grid in _slabs(spatial, plane, source):
-        # A batch entry per slice, because grid_sample divides its work among threads by entries.
-        slices = source.expand(len(grid), *source.shape)
-        values = functional.grid_sample(
-            slices, grid.to(source.dtype), padding_mode="zeros", align_corners=False
-        )
-        warped[:, start : start + len(grid)] = values.squeeze(2).movedim(0, 1)
-    return _channels_as_through(warped, image, spatial)
-
-
-def warp_labels(
-    labels: Tensor, spatial: SpatialMap, patch: Sequence[int], rule: LabelRule = "nearest"
-) -> Tensor:
-    """Carry integer labels into the patch; no value arises that is not in the source.
-
-    Args:
-        labels: Any integer dtype (or bool), shape (c, *source), see `warp_image`.
-        spatial: The map.
-        patch: Shape of the result in voxels.
-        rule: "nearest" takes the nearest voxel's label. "linear" takes the label with the largest linearly
-            interpolated one-hot value (the lowest label where several are equal).
-
-    Returns:
-        Shape (c, *patch), of the labels' dtype.
-    """
-    if rule == "linear":
-        return torch.cat([_warp_one_hot(channel[None], spatial, patch) for channel in labels])
-    source = _through_as_channels(labels, spatial)
-    plane = spatial.plane(patch)
-    shape = source.shape[1:]
-    flat = source.reshape(source.shape[0], -1)
-    warped = flat.new_empty((flat.shape[0], *plane))
-    for start, grid in _slabs(spatial, plane, source):
-        index = _nearest_index(grid, shape)
-        for channel, result in zip(flat, warped[:, start : start + len(grid)], strict=True):
-            result.copy_(channel.take(index).view(result.shape))
-    return _channels_as_through(warped, labels, spatial)
+    samplers = [_SAMPLERS[rule](source) for source, (_, rule) in zip(sources, arrays, strict=True)]
+    results = [source.new_empty((len(source), *plane)) for source in sources]
+    for start, grid in _slabs(spatial, plane, sources[0]):
+        for result, sample in zip(results, samplers, strict=True):
+            sample(grid, result[:, start : start + len(grid)])
+    return [
+        _channels_as_through(done, like, spatial) for done, (like, _) in zip(results, arrays, strict=True)
+    ]
 
 
 def warp_vectors(vectors: Tensor, spatial: SpatialMap, patch: Sequence[int]) -> Tensor:
     """Interpolate a vector field and turn its vectors with the map.
 
     Args:
-        vectors: Components in array order and voxels, shape (dims, *source), see `warp_image`.
+        vectors: Components in array order and voxels, shape (dims, *source), see `warp`.
         spatial: The map.
         patch: Shape of the result in voxels.
 
     Returns:
         Shape (dims, *patch): J^-1 v, where J is the map's derivative at each voxel of the patch.
     """
-    moved = warp_image(vectors, spatial, patch)
+    moved = warp([(vectors, "image")], spatial, patch)[0]
     axes = [axis for axis in range(len(patch)) if axis != spatial.through]
     within = moved[axes]
     inverse = torch.from_numpy(np.linalg.inv(spatial.matrix)).to(moved)
@@ -189,15 +168,84 @@ def coordinates(spatial: SpatialMap, source: Sequence[int], patch: Sequence[int]
     return np.asarray((grid * half + half - 0.5).numpy())
 
 
-def _warp_one_hot(labels: Tensor, spatial: SpatialMap, patch: Sequence[int]) -> Tensor:
-    values = torch.unique(labels)
-    best = torch.zeros((1, *patch), device=labels.device)
-    winner: Tensor = values[:1].expand(best.numel()).reshape(best.shape).clone()
-    for value in values:
-        score = warp_image((labels == value).float(), spatial, patch)
+def _image_sampler(source: Tensor) -> Sampler:
+    def sample(grid: Tensor, into: Tensor) -> None:
+        # A batch entry per slice, because grid_sample divides its work among threads by entries.
+        slices = source.expand(len(grid), *source.shape)
+        values = functional.grid_sample(
+            slices, grid.to(source.dtype), padding_mode="zeros", align_corners=False
+        )
+        into.copy_(values.squeeze(2).movedim(0, 1))
+
+    return sample
+
+
+def _nearest_sampler(source: Tensor) -> Sampler:
+    shape = source.shape[1:]
+    flat = source.reshape(len(source), -1)
+
+    def sample(grid: Tensor, into: Tensor) -> None:
+        index = _flat([_position(grid, axis, n).round_().long() for axis, n in enumerate(shape)], shape)
+        for channel, result in zip(flat, into, strict=True):
+            result.copy_(channel.take(index).view(result.shape))
+
+    return sample
+
+
+def _linear_sampler(source: Tensor) -> Sampler:
+    """Only between voxels of several labels is anything interpolated; elsewhere all corners agree."""
+    shape = source.shape[1:]
+    cells = [size - 1 for size in shape]
+    low = high = source.byte() if source.dtype == torch.bool else source
+    for axis, size in enumerate(cells, start=1):
+        low = torch.minimum(low.narrow(axis, 0, size), low.narrow(axis, 1, size))
+        high = torch.maximum(high.narrow(axis, 0, size), high.narrow(axis, 1, size))
+    mixed = (low != high).flatten(1)
+    agreed, flat = low.to(source.dtype).flatten(1), source.reshape(len(source), -1)
+
+    def sample(grid: Tensor, into: Tensor) -> None:
+        positions = [_position(grid, axis, n).flatten() for axis, n in enumerate(shape)]
+        bases = [p.floor().clamp_(max=n - 1).long() for p, n in zip(positions, cells, strict=True)]
+        cell, corner = _flat(bases, cells), _flat(bases, shape)
+        for channel, values in enumerate(agreed):
+            result = values.take(cell)
+            where = mixed[channel].take(cell).nonzero().squeeze(1)
+            shares = [(p[where] - b[where]) for p, b in zip(positions, bases, strict=True)]
+            result[where] = _elected(flat[channel], corner[where], shares, shape)
+            into[channel].copy_(result.view(into.shape[1:]))
+
+    return sample
+
+
+def _elected(labels: Tensor, corner: Tensor, shares: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+    """The label with the largest linear weight at points between voxels.
+
+    Args:
+        labels: Of the source, flat.
+        corner: Flat index of the lowest voxel about each point, (n,).
+        shares: How far along each axis the points lie from that voxel, in 0..1, each (n,).
+        shape: Of the source.
+    """
+    steps = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    found, weights = [], []
+    for corners in itertools.product((0, 1), repeat=len(shape)):
+        found.append(labels.take(corner + sum(c * step for c, step in zip(corners, steps, strict=True))))
+        sides = [share if c else 1 - share for c, share in zip(corners, shares, strict=True)]
+        weights.append(torch.stack(sides).prod(dim=0))
+    neighbours, weight = torch.stack(found), torch.stack(weights)
+    best, winner = torch.zeros_like(weight[0]), neighbours[0].clone()
+    for value in torch.unique(neighbours):
+        score = torch.where(neighbours == value, weight, 0).sum(dim=0)
         winner[score > best] = value
         best = torch.maximum(best, score)
     return winner
+
+
+_SAMPLERS: dict[Rule, Callable[[Tensor], Sampler]] = {
+    "image": _image_sampler,
+    "nearest": _nearest_sampler,
+    "linear": _linear_sampler,
+}
 
 
 def _through_as_channels(array: Tensor, spatial: SpatialMap) -> Tensor:
@@ -263,20 +311,16 @@ def _contracted(nodes: Tensor, weights: Sequence[Tensor], axes: Sequence[int]) -
     return field
 
 
-def _nearest_index(grid: Tensor, shape: Sequence[int]) -> Tensor:
-    """Flat source index of the voxel nearest to each grid point; the source's border is repeated outside."""
-    flat: Tensor | None = None
-    for axis, size in enumerate(shape):
-        index = (
-            grid[..., len(shape) - 1 - axis]
-            .mul(size / 2)
-            .add_((size - 1) / 2)
-            .round_()
-            .clamp_(0, size - 1)
-            .long()
-        )
-        flat = index if flat is None else flat.mul_(size).add_(index)
-    assert flat is not None
+def _position(grid: Tensor, axis: int, size: int) -> Tensor:
+    """Voxel coordinate along one axis of the source, whose border is repeated outside."""
+    last = grid.shape[-1] - 1
+    return grid[..., last - axis].mul(size / 2).add_((size - 1) / 2).clamp_(0, size - 1)
+
+
+def _flat(index: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+    flat = index[0].clone()
+    for part, size in zip(index[1:], shape[1:], strict=True):
+        flat.mul_(size).add_(part)
     return flat
 
 
