@@ -136,6 +136,8 @@ def test_probabilities_and_other_grids_are_refused():
         segmentation(mask.astype(np.float32), mask, [_label(1)], (1, 1))
     with pytest.raises(IsocenterError, match="different grids"):
         segmentation(mask[:2], mask, [_label(1)], (1, 1))
+    with pytest.raises(IsocenterError, match="share a name"):
+        segmentation(mask, mask, [_label(1, name="liver"), _label(2, name="liver")], (1, 1))
     with pytest.raises(IsocenterError, match="spacing"):
         segmentation(mask, mask, [_label(1)], (1, -1))
 

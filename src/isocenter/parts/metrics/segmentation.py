@@ -69,8 +69,12 @@ def segmentation(
         Per label's name, the measures of `RULES`; None where undefined.
 
     Raises:
-        IsocenterError: Grids differ, an image is not of integers, or the spacing is not positive.
+        IsocenterError: Grids differ, an image is not of integers, the spacing is not positive, or two labels
+            share a name.
     """
+    names = [label.name for label in labels]
+    if len(set(names)) < len(names):
+        raise IsocenterError("two labels share a name.", where=", ".join(names))
     said, true = _integers(answer, "answer"), _integers(truth, "truth")
     spacing = surface.check_grid(said.shape, true.shape, spacing_mm)
     result: dict[str, dict[str, float | None]] = {}

@@ -3,8 +3,8 @@
 A voxel belongs to a mask's surface when it lies in the mask and one of its face neighbours does not; beyond
 the image there is background. The distance of a surface element is that to the nearest element of the other
 surface, between voxel centres (`surface_distances`, as MONAI, SimpleITK and medpy measure) or between surface
-elements weighted by their area (`area_distances`, as DeepMind's surface-distance). The two differ: HD95 of
-the same masks can be 2.828 by voxels and 2.449 by area, so a report must say which was meant.
+elements weighted by their area (`area_distances`, as DeepMind's surface-distance). The two differ
+on the same masks, so a report must say which was meant.
 
 Most elements of a good answer lie on the truth's surface or next to it, so they are found by looking at the
 nearest grid offsets in order of length; only the rest asks a k-d tree. Eight labels share one pass over the
