@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
 import threading
 import time
@@ -39,6 +40,37 @@ def measured(call: Callable[[], Any], repeats: int) -> tuple[Any, dict[str, floa
         "peak_gb": _status("VmHWM") / 1e9,
         "added_gb": (max(peaks) - before) / 1e9,
     }
+
+
+class Clock:
+    """Wall and processor seconds from its making on, in named steps."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, float] = {}
+        self._begin = self._last = time.perf_counter()
+        self._processor = processor_seconds()
+
+    def mark(self, step: str) -> None:
+        """End a step."""
+        now = time.perf_counter()
+        self._steps[f"{step}_seconds"] = now - self._last
+        self._last = now
+
+    def figures(self) -> dict[str, float]:
+        """Seconds in all until the last mark, and of each step."""
+        processor = processor_seconds() - self._processor
+        return {"seconds": self._last - self._begin, "processor_seconds": processor, **self._steps}
+
+    def per(self, count: int) -> dict[str, float]:
+        """Seconds of all steps together, divided by a number of cases."""
+        figures = self.figures()
+        return {name: figures[name] / count for name in ("seconds", "processor_seconds")}
+
+
+def processor_seconds() -> float:
+    """User and system time of this process and of its children that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def anonymous() -> int:
