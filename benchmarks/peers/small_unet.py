@@ -7,7 +7,10 @@ from torch import Tensor, nn
 
 
 class SmallUNet(nn.Module):
-    """One convolution a level, 16-32-64-128 features, as MONAI's UNet without residual units."""
+    """One convolution a level, 16-32-64-128 features, as MONAI's UNet without residual units.
+
+    Batch normalisation, so that a tile's answer does not depend on where its borders lie.
+    """
 
     def __init__(self, classes: int = 3) -> None:
         super().__init__()
@@ -29,4 +32,4 @@ class SmallUNet(nn.Module):
 
 
 def _level(convolution: nn.Module, features: int) -> nn.Sequential:
-    return nn.Sequential(convolution, nn.InstanceNorm3d(features), nn.PReLU())
+    return nn.Sequential(convolution, nn.BatchNorm3d(features, affine=False), nn.PReLU())

@@ -40,7 +40,6 @@ def stitch(
     mirror: Sequence[int] = (),
     border: Border = "constant",
     margin: Sequence[int] | int = 0,
-    even: bool = True,
     out: Tensor | NDArray[Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -58,8 +57,6 @@ def stitch(
             mirrored about its outermost voxels.
         margin: Voxels to add on either side of each axis by the rule of `border`, for networks whose
             outputs near the border of a tile are poor (Ronneberger et al., MICCAI 2015).
-        even: Spread the tiles evenly (as nnU-Net); otherwise every step is as long as `overlap` allows and
-            only the last is shorter (as MONAI).
         out: Where to put the outputs, (k, *spatial) of any float type; may be a memory map. Only a slab of
             one tile's depth is then held besides.
         progress: Called after each batch with the number of tiles done and of all tiles.
@@ -70,7 +67,7 @@ def stitch(
     Raises:
         BadPlan: Sizes, overlap or axes make no sense together, or `out` has another shape than the outputs.
     """
-    place = functools.partial(tile_starts, overlap=overlap, even=even)
+    place = functools.partial(tile_starts, overlap=overlap)
     layout = _layout(tuple(image.shape[1:]), tile, margin, place)
     _check(image, layout, batch, mirror, border)
     canvas = _extended(image, layout, border)
@@ -92,14 +89,13 @@ def stitch(
     return sheet.finish()
 
 
-def tile_starts(size: int, tile: int, overlap: float, *, even: bool = True) -> tuple[int, ...]:
-    """Where tiles begin along an axis: from end to end, at most (1 - overlap) of a tile apart.
+def tile_starts(size: int, tile: int, overlap: float) -> tuple[int, ...]:
+    """Where tiles begin along an axis: evenly, at most (1 - overlap) of a tile apart, from end to end.
 
     Args:
         size: Voxels along the axis; at least `tile`.
         tile: Voxels of a tile.
         overlap: Least share of a tile that the next one covers again, in [0, 1).
-        even: All steps alike; otherwise all but the last are as long as may be. There are as many either way.
 
     Raises:
         BadPlan: The overlap is no such share.
@@ -108,9 +104,7 @@ def tile_starts(size: int, tile: int, overlap: float, *, even: bool = True) -> t
         raise BadPlan(f"an overlap of {overlap} is no share of a tile.", cure="Give one from 0 to below 1.")
     step = max(tile * (1 - overlap), 1)
     gaps = math.ceil((size - tile) / step - 1e-9)
-    if even:
-        step = (size - tile) / max(gaps, 1)
-    return tuple(min(round(index * step), size - tile) for index in range(gaps + 1))
+    return tuple(round(index * (size - tile) / max(gaps, 1)) for index in range(gaps + 1))
 
 
 def tile_weights(tile: int) -> NDArray[np.float32]:
