@@ -33,6 +33,17 @@ def test_points_agree_with_scikit_learn():
     assert curve.x == pytest.approx(recall[-2::-1])
 
 
+def test_the_band_of_an_roc_curve_narrows_with_more_patients():
+    widths = []
+    for cases in (40, 640):
+        scores, truth = _sample(3, cases)
+        low, high = curves.roc_band(scores, truth, range(cases), [0.1, 0.3, 0.5], resamples=200)
+        assert (low <= high).all()
+        widths.append((high - low).mean())
+    assert widths[1] < widths[0] / 2
+    assert curves.roc_band([0.1, 0.2], [1, 1], "ab", [0.5], resamples=5) is None
+
+
 def test_operating_points_of_four_cases_worked_by_hand():
     scores, truth = [0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]
     assert curves.roc_auc(scores, truth) == 0.75

@@ -125,6 +125,9 @@ def test_the_cpm_is_the_mean_of_seven_sensitivities():
     assert detection.cpm(_scans()) == pytest.approx(expected)
     interval = detection.cpm_interval(_scans() * 4, "aabbccdd", resamples=100)
     assert interval.n == 4
+    low, high = detection.froc_band(_scans() * 4, "aabbccdd", resamples=50)
+    assert low == pytest.approx(high)
+    assert high[-1] == 1.0
     assert interval.mean == pytest.approx(expected)
 
 

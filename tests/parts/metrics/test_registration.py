@@ -57,6 +57,14 @@ def test_the_determinant_agrees_with_simple_itk_inside():
     assert ours[inner] == pytest.approx(theirs[inner], rel=1e-5, abs=1e-5)
 
 
+def test_slabs_give_what_the_whole_field_gives(monkeypatch):
+    field = np.random.default_rng(1).normal(size=(3, 7, 6, 5))
+    whole = registration.jacobian_determinant(field, SPACING)
+    for size in (1, 60, 100):
+        monkeypatch.setattr(registration, "_SLAB", size)
+        assert registration.jacobian_determinant(field, SPACING) == pytest.approx(whole)
+
+
 def test_points_move_by_the_field_between_voxels():
     field = _affine_field(np.diag([1.5, 1.0, 1.0]))
     moved = registration.warped_points([[4.5, 2.2, 3.0]], field, SPACING)

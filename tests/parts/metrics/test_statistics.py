@@ -111,6 +111,18 @@ def test_a_statistic_that_is_nowhere_defined_has_no_interval():
     assert fragile.mean == 1.0
 
 
+def test_a_band_holds_the_curve_it_was_drawn_from():
+    values = np.random.default_rng(5).normal(size=60)
+    grid = np.linspace(-1, 1, 5)
+    low, high = statistics.band(lambda cases: (values[cases, None] <= grid).mean(axis=0), range(60))
+    share = (values[:, None] <= grid).mean(axis=0)
+    # A share's spread is binomial.
+    assert (high - low) == pytest.approx(2 * 1.96 * np.sqrt(share * (1 - share) / 60), abs=0.04)
+    assert ((low <= share) & (share <= high)).all()
+    assert statistics.band(lambda cases: None, range(3), resamples=5) is None
+    assert statistics.band(lambda cases: values, ["a", "a"]) is None
+
+
 def test_wilcoxon_agrees_with_scipy():
     rng = np.random.default_rng(6)
     a, b = rng.normal(size=15), rng.normal(0.4, size=15)

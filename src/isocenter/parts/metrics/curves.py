@@ -6,7 +6,7 @@ Sources: Hanley and McNeil, Radiology 143 (1982); Davis and Goadrich, ICML 2006;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from isocenter.errors import IsocenterError
 from isocenter.parts.metrics.overlap import Macro, macro
-from isocenter.parts.metrics.statistics import checked_scores
+from isocenter.parts.metrics.statistics import band, checked_scores
 
 FloatArray = NDArray[np.float64]
 
@@ -97,6 +97,30 @@ def _steps(scores: ArrayLike, truth: ArrayLike) -> _Steps | None:
     last = np.append(np.flatnonzero(np.diff(values)), values.size - 1)
     true = np.cumsum(hits)[last]
     return _Steps(values[last], true, last + 1 - true, int(positive.sum()), int((~positive).sum()))
+
+
+def roc_band(
+    scores: ArrayLike,
+    truth: ArrayLike,
+    patients: Sequence[Hashable],
+    at: ArrayLike,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[FloatArray, FloatArray] | None:
+    """95 % limits of the sensitivity at values of 1 - specificity, over patients; None where it is undefined.
+
+    Raises:
+        IsocenterError: A score is not a number, lengths differ, or truth is not 0 or 1.
+    """
+    values, positive = checked_scores(scores, truth)
+    places = np.asarray(at, dtype=np.float64)
+
+    def heights(cases: NDArray[np.intp]) -> FloatArray | None:
+        curve = roc(values[cases], positive[cases])
+        return None if curve is None else np.asarray(np.interp(places, curve.x, curve.y))
+
+    return band(heights, patients, resamples=resamples, seed=seed)
 
 
 # --------------------------------------------------------------------------------------- operating points

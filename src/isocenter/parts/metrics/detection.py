@@ -352,3 +352,20 @@ def cpm_interval(
         return math.nan if value is None else value
 
     return statistics.interval_of(statistic, patients, resamples=resamples, seed=seed)
+
+
+def froc_band(
+    scans: Sequence[Scan],
+    patients: Sequence[Hashable],
+    rates: Sequence[float] = CPM_RATES,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[FloatArray, FloatArray] | None:
+    """95 % limits of the sensitivity at rates of false positives per scan, over patients, if defined."""
+
+    def heights(chosen: NDArray[np.intp]) -> FloatArray | None:
+        curve = froc([scans[place] for place in chosen])
+        return None if curve is None else np.array([curve.at(rate) for rate in rates])
+
+    return statistics.band(heights, patients, resamples=resamples, seed=seed)

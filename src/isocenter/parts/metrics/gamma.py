@@ -28,8 +28,8 @@ Single = NDArray[np.float32]
 
 # A dose that no clinic gives: outside the evaluated grid nothing agrees.
 _NOWHERE = np.float32(1e12)
-_SLAB = 1 << 17
-_FEW = 0.2
+_SLAB = 1 << 16
+_FEW = 0.06
 _BLOCK = 1 << 18
 
 
@@ -135,9 +135,10 @@ def gamma_pass_rate(
 
 @dataclass(frozen=True)
 class _Displacements:
-    """Where to look, nearest first: whole voxels, corner weights, squared length in distance tolerances."""
+    """Where to look, nearest first: whole voxels and parts, corner weights, squared length in tolerances."""
 
     whole: NDArray[np.intp]
+    part: Single
     weights: Single
     corners: NDArray[np.intp]
     squared: Single
@@ -159,7 +160,7 @@ def _displacements(spacing: tuple[float, ...], distance: float, fraction: int, m
     weights = np.prod(np.where(corners[None] == 1, part[:, None], 1 - part[:, None]), axis=2)
     reach = tuple(math.floor(steps * distance / fraction / step + 1e-9) + 1 for step in spacing)
     squared = (length / fraction**2).astype(np.float32)
-    return _Displacements(whole, weights.astype(np.float32), corners, squared, reach)
+    return _Displacements(whole, part.astype(np.float32), weights.astype(np.float32), corners, squared, reach)
 
 
 def _directions(radius: int, dims: int) -> NDArray[np.float64]:
@@ -246,18 +247,23 @@ class _Search:
         return len(self.moves.squared)
 
     def _moved(self, place: int, slab: slice) -> Single:
-        """The evaluated dose at every point of a slab, displaced."""
-        total: Single | None = None
-        for corner, weight in zip(self.moves.corners, self.moves.weights[place], strict=True):
-            if weight == 0:
-                continue
-            begin = self.moves.whole[place] + corner + self.moves.reach
-            extent = (slab.stop - slab.start, *self.reference.shape[1:])
-            first = begin + np.array([slab.start] + [0] * (len(extent) - 1))
-            part = self.padded[tuple(slice(int(b), int(b) + n) for b, n in zip(first, extent, strict=True))]
-            total = part * weight if total is None else np.add(total, part * weight, out=total)
-        assert total is not None  # the weights sum to one
-        return total
+        """The evaluated dose at every point of a slab, displaced: by lines along one axis after the other."""
+        begin = self.moves.whole[place] + self.moves.reach
+        extent = (slab.stop - slab.start, *self.reference.shape[1:])
+        first = [int(b) + (slab.start if axis == 0 else 0) for axis, b in enumerate(begin)]
+        part = self.moves.part[place]
+        dose = self.padded[
+            tuple(slice(b, b + n + (f > 0)) for b, n, f in zip(first, extent, part, strict=True))
+        ]
+        for axis, fraction in enumerate(part):
+            if fraction > 0:
+                lower = dose[(slice(None),) * axis + (slice(None, -1),)]
+                upper = dose[(slice(None),) * axis + (slice(1, None),)]
+                step = upper - lower
+                step *= fraction
+                step += lower
+                dose = step
+        return dose if part.any() else dose.copy()
 
     def _sparse(self, best: Single, start: int) -> None:
         """Try the remaining displacements on the points that still need one, many at a time."""

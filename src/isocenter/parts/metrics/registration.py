@@ -9,6 +9,7 @@ Sources: Fitzpatrick et al., IEEE TMI 17 (1998) (target registration error); Her
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 from isocenter.errors import IsocenterError
 
 FloatArray = NDArray[np.float64]
+
+# Voxels whose Jacobian matrices are held at once.
+_SLAB = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -94,15 +98,33 @@ def jacobian_determinant(field_mm: ArrayLike, spacing_mm: Sequence[float]) -> Fl
         IsocenterError: The field is not of its grid's dimension, is thinner than two voxels, or holds NaN.
     """
     field, spacing = _field(field_mm, spacing_mm)
+    shape = field.shape[1:]
+    if min(shape) < 2:
+        raise IsocenterError(f"a field of shape {shape} has no derivative along every axis.")
+    result = np.empty(shape)
+    thick = max(1, _SLAB // math.prod(shape[1:]))
+    for start in range(0, shape[0], thick):
+        stop = min(start + thick, shape[0])
+        # One more row on each side gives the slab the slopes it has in the whole field.
+        first, last = max(0, start - 1), min(shape[0], stop + 1)
+        if last - first < 2:
+            first = last - 2
+        part = _determinant(field[:, first:last], spacing)
+        result[start:stop] = part[start - first : stop - first]
+    return result
+
+
+def _determinant(field: FloatArray, spacing: FloatArray) -> FloatArray:
     dims = len(field)
-    if min(field.shape[1:]) < 2:
-        raise IsocenterError(f"a field of shape {field.shape[1:]} has no derivative along every axis.")
-    matrix = np.empty((*field.shape[1:], dims, dims))
+    matrix = np.empty((dims, dims, *field.shape[1:]))
     for row, component in enumerate(field):
         for column in range(dims):
-            slope = np.gradient(component, spacing[column], axis=column)
-            matrix[..., row, column] = slope + (row == column)
-    return np.asarray(np.linalg.det(matrix))
+            matrix[row, column] = np.gradient(component, spacing[column], axis=column)
+            matrix[row, column] += row == column
+    if dims == 3:
+        (a, b, c), (d, e, f), (g, h, i) = matrix
+        return np.asarray(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))
+    return np.asarray(np.linalg.det(np.moveaxis(matrix, (0, 1), (-2, -1))))
 
 
 @dataclass(frozen=True)

@@ -216,6 +216,43 @@ def interval_of(
     return Interval(mean=float(estimate), low=low, high=high, n=number)
 
 
+def band(
+    curve: Callable[[NDArray[np.intp]], FloatArray | None],
+    patients: Sequence[Hashable],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[FloatArray, FloatArray] | None:
+    """Point-wise percentile limits of a curve, such as an ROC, over patients drawn with replacement.
+
+    Args:
+        curve: Takes indices of cases and gives the curve's heights at fixed places, or None where undefined.
+        patients: Whose case each is.
+        resamples: How often patients are drawn.
+        seed: Start of the random numbers.
+        confidence: How often the limits shall hold the true height, at each place alone.
+
+    Returns:
+        Lower and upper heights; None with fewer than two patients or where no draw has a curve.
+    """
+    codes = patient_codes(patients)
+    number = int(codes.max(initial=-1)) + 1
+    if number < 2:
+        return None
+    members = [np.flatnonzero(codes == patient) for patient in range(number)]
+    rng = np.random.default_rng(seed)
+    drawn = [
+        curve(np.concatenate([members[patient] for patient in rng.integers(0, number, number)]))
+        for _ in range(resamples)
+    ]
+    known = [heights for heights in drawn if heights is not None]
+    if not known:
+        return None
+    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return np.asarray(low), np.asarray(high)
+
+
 # --------------------------------------------------------------------------------------- paired comparisons
 
 
