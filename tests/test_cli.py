@@ -144,7 +144,7 @@ def test_train_hands_every_option_over(monkeypatch: pytest.MonkeyPatch, capsys: 
     words = (
         "train data --out run --method m.py --budget 2h --folds 1,0,1 --from model --freeze encoder --resume"
     )
-    more = "--seed 7 --on ray --set training.batch=4 --set geometry.spacing_mm=[1,1,1]"
+    more = "--seed 7 --on ray --track tensorboard --set training.batch=4 --set geometry.spacing_mm=[1,1,1]"
     last = "--set training.optimiser=adamw --task segmentation --device cpu --workers 3"
     assert cli.main([*words.split(), *more.split(), *last.split()]) == 0
     assert called == {
@@ -157,6 +157,7 @@ def test_train_hands_every_option_over(monkeypatch: pytest.MonkeyPatch, capsys: 
         "resume": True,
         "seed": 7,
         "where": "ray",
+        "track": "tensorboard",
         "overrides": {
             "training.batch": 4,
             "geometry.spacing_mm": [1, 1, 1],
@@ -189,10 +190,12 @@ def test_predict_takes_many_inputs_of_any_kind(monkeypatch: pytest.MonkeyPatch, 
         "out",
         "--no-mirror",
         "--uncertainty",
+        "--maps",
     ]
     assert cli.main([*words, "--json"]) == 0
     assert called["positional"] == (Path("run"), ("a b.nii.gz", "series::1.2.3", "ü"), Path("out"))
     assert (called["mirror"], called["uncertainty"], called["probabilities"]) == (False, True, False)
+    assert called["maps"] is True
     assert json.loads(capsys.readouterr().out) == {"answers": [str(Path("out/a.nii.gz"))]}
 
 

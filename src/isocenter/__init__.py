@@ -102,6 +102,7 @@ def train(
     workers: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     where: Literal["local", "ray"] = "local",
+    track: Literal["tensorboard"] | None = None,
     task: str | None = None,
 ) -> Scores:
     """Train a model, score it on the cases that it has not seen, and keep all of it in one folder.
@@ -120,6 +121,7 @@ def train(
         workers: Processes beside the main one; by default as many as there are free cores.
         overrides: Values of the plan by dotted key, for example `{"training.batch": 4}`.
         where: Run the folds on this machine, or spread them over a Ray cluster.
+        track: Write the log for TensorBoard too, into `tensorboard/` beside `log.csv`.
         task: The question, where the dataset does not say it.
 
     Raises:
@@ -143,6 +145,7 @@ def train(
         workers=workers,
         overrides=overrides,
         where=where,
+        track=track,
     )
 
 
@@ -155,6 +158,7 @@ def predict(
     workers: int | None = None,
     probabilities: bool = False,
     uncertainty: bool = False,
+    maps: bool = False,
     mirror: bool | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
@@ -168,6 +172,7 @@ def predict(
         workers: Processes beside the main one; by default as many as there are free cores.
         probabilities: Also write the probability of each label.
         uncertainty: Also write how unsure the model is at each voxel.
+        maps: Also write the method's own maps, for example the gates of `segmentation/attention_unet`.
         mirror: Average over mirrored images; None for what the plan says.
         overwrite: Answer again where an answer exists.
 
@@ -185,6 +190,7 @@ def predict(
         workers=workers,
         probabilities=probabilities,
         uncertainty=uncertainty,
+        maps=maps,
         mirror=mirror,
         overwrite=overwrite,
     )

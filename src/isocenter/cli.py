@@ -205,6 +205,10 @@ def train(
         Literal["local", "ray"],
         Parameter(name="--on", help="Run the folds on this machine, or spread over a Ray cluster."),
     ] = "local",
+    track: Annotated[
+        Literal["tensorboard"] | None,
+        Parameter(help="Write the log for TensorBoard too, beside `log.csv`."),
+    ] = None,
     decisions: Decisions = Decisions(),
     resources: Resources = Resources(),
     common: Common = Common(),
@@ -224,6 +228,7 @@ def train(
         workers=resources.workers,
         overrides=read_overrides(decisions.settings),
         where=where,
+        track=track,
         task=decisions.task,
     )
     return Answer({"run": str(out), **_scores_data(scores)}, (*_scores_text(scores), f"The run: {out}"))
@@ -242,6 +247,9 @@ def predict(
     uncertainty: Annotated[
         Switch, Parameter(help="Also write how unsure the model is at each voxel.")
     ] = False,
+    maps: Annotated[
+        Switch, Parameter(help="Also write the method's own maps, for example attention gates.")
+    ] = False,
     mirror: Annotated[
         bool | None,
         Parameter(negative="--no-mirror", help="Average over mirrored images; by default as the plan says."),
@@ -259,6 +267,7 @@ def predict(
         workers=resources.workers,
         probabilities=probabilities,
         uncertainty=uncertainty,
+        maps=maps,
         mirror=mirror,
         overwrite=overwrite,
     )
@@ -455,6 +464,8 @@ def _speaking(*, verbose: bool) -> Iterator[None]:
 def _answered(answer: object, *, as_json: bool) -> int:
     if not isinstance(answer, Answer):  # help or version, which are printed already
         return SUCCESS
+    if os.environ.get("RANK", "0") != "0":  # of the processes that `torchrun` starts the first one speaks
+        return answer.status
     if as_json:
         _print_json(answer.data)
     elif answer.text:

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import psutil
@@ -24,6 +25,9 @@ from isocenter.records import Machine, Training
 GIB = 2**30
 MEMORY_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+#: How long processes wait for each other: while the first one plans, the others have nothing to do.
+PATIENCE = timedelta(days=1)
 
 
 def machine(device: str = "auto") -> Machine:
@@ -72,6 +76,55 @@ def _precision(device: str) -> Any:
     return "float32"
 
 
+# ------------------------------------------------------------------------------------- several processes
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's number, and how many `torchrun` started; 0 and 1 without it."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def join(where: Machine) -> torch.device:
+    """Meet the processes that `torchrun` started, if any; gives the device of this one."""
+    device = torch.device(where.device)
+    if where.device == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    _, world = rank_and_world()
+    if world > 1 and not distributed.is_initialized():
+        distributed.init_process_group("nccl" if where.device == "cuda" else "gloo", timeout=PATIENCE)
+    return device
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[bool]:
+    """Work together with the other processes inside the block; gives whether this is the first of them.
+
+    After a fault nobody is waited for: `torchrun` ends the others.
+    """
+    join(machine(device))
+    yield rank_and_world()[0] == 0
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def wait() -> None:
+    """Go on when all processes have come here."""
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
+@contextlib.contextmanager
+def first_before_others() -> Iterator[None]:
+    """Let the first process do the block before the others, so that they find the files that it made."""
+    first = rank_and_world()[0] == 0
+    if not first:
+        wait()
+    yield
+    if first:
+        wait()
+
+
 @dataclass
 class Compute:
     """Where a method's modules live and how a step is taken there."""
@@ -88,14 +141,8 @@ class Compute:
     @classmethod
     def start(cls, where: Machine, training: Training) -> Compute:
         """Join the processes that `torchrun` started, if any, and choose this one's device."""
-        world = int(os.environ.get("WORLD_SIZE", "1"))
-        rank = int(os.environ.get("RANK", "0"))
-        device = torch.device(where.device)
-        if where.device == "cuda":
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-            torch.cuda.set_device(device)
-        if world > 1 and not distributed.is_initialized():
-            distributed.init_process_group("nccl" if where.device == "cuda" else "gloo")
+        device = join(where)
+        rank, world = rank_and_world()
         compute = cls(device=device, training=training, rank=rank, world=world)
         if training.precision == "float16" and where.device == "cuda":
             compute.scaler = torch.amp.GradScaler("cuda")
@@ -137,7 +184,16 @@ class Compute:
     # ------------------------------------------------------------------------------------------ learning
 
     def prepare_learning(self, method: Method) -> None:
-        """Make one optimiser per turn and, where the plan averages weights, the average's first value."""
+        """Make one optimiser per turn and, where the plan averages weights, the average's first value.
+
+        Raises:
+            RunFailed: There are more processes than samples in a batch.
+        """
+        if self.world > self.training.batch:
+            raise RunFailed(
+                f"a batch of {self.training.batch} cannot be divided among {self.world} processes.",
+                cure=f"Start at most {self.training.batch}, or plan with --set training.batch={self.world}.",
+            )
         for name, turn in method.turns.items():
             parameters = [
                 p for part in turn.modules for p in method.modules[part].parameters() if p.requires_grad
@@ -229,11 +285,11 @@ class Compute:
             optimiser.step()
 
     def _share_gradients(self, owned: Sequence[nn.Parameter]) -> None:
-        """Mean over the processes, in one message."""
+        """Mean over the processes, each weighted by its part of the batch, in one message."""
         gradients = [parameter.grad for parameter in owned if parameter.grad is not None]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        flat *= len(range(self.rank, self.training.batch, self.world)) / self.training.batch
         distributed.all_reduce(flat)
-        flat /= self.world
         start = 0
         for gradient in gradients:
             gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
@@ -314,6 +370,14 @@ class Compute:
         tensor = torch.tensor([float(flag)], device=self.device)
         distributed.all_reduce(tensor)
         return bool(tensor.item() > 0)
+
+    def mean(self, number: float) -> float:
+        """The mean of all processes' numbers."""
+        if self.world == 1:
+            return number
+        tensor = torch.tensor([number], dtype=torch.float64, device=self.device)
+        distributed.all_reduce(tensor)
+        return float(tensor.item()) / self.world
 
     def agree_on(self, number: float) -> float:
         """The first process's number, for all."""

@@ -12,12 +12,13 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any, Literal
 
 from torch import Tensor
 
 from isocenter import files
 from isocenter.compute import Compute, seed_step
-from isocenter.errors import BadModel, Interrupted
+from isocenter.errors import BadModel, Interrupted, RunFailed
 from isocenter.methods.method import Batch, Method, Turn
 from isocenter.pipeline import checkpoint
 from isocenter.pipeline.batches import Batches, collate, validation_samples
@@ -30,6 +31,9 @@ COLUMNS = ("step", "epoch", "seconds", "share", "learning_rate", "loss", "valida
 LOOKS = 20
 ROWS = 100
 SAVING_SECONDS = 0.5
+
+#: Where the log can go besides log.csv.
+Tracker = Literal["tensorboard"]
 
 
 @dataclass
@@ -84,6 +88,7 @@ class Learning:
         seed: Of everything.
         workers: Threads that make samples.
         spent: Seconds of the budget that are gone before the first step.
+        track: Where the log goes besides log.csv; `tensorboard` keeps its events beside it.
     """
 
     method: Method
@@ -94,8 +99,10 @@ class Learning:
     seed: int
     workers: int = 1
     spent: float = 0.0
+    track: Tracker | None = None
     step: int = 0
     rows: list[dict[str, float | None]] = field(default_factory=list)
+    _writer: Any = None
 
     @property
     def checkpoint(self) -> Path:
@@ -129,7 +136,11 @@ class Learning:
             world=self.compute.world,
         )
         self.method.modules.train()
-        with stop_requested() as stop, contextlib.closing(batches.stream(self.step)) as stream:
+        with (
+            stop_requested() as stop,
+            contextlib.closing(batches.stream(self.step)) as stream,
+            self._tracked(),
+        ):
             self._loop(stream, pace, watched, bar, stop)
         self.method.finish()
         self.method.modules.eval()
@@ -206,12 +217,32 @@ class Learning:
                 "seconds": round(pace.seconds, 3),
                 "share": round(share, 5),
                 "learning_rate": rate,
-                "loss": sum(losses) / len(losses) if losses else None,
+                "loss": self.compute.mean(sum(losses) / len(losses)) if losses else None,
                 "validation_loss": validation,
             }
         )
         if self.compute.rank == 0:
             files.write_text(self.folder / "log.csv", _table(self.rows))
+            self._show(self.rows[-1])
+
+    @contextlib.contextmanager
+    def _tracked(self) -> Iterator[None]:
+        """Keep the tracker's file open inside the block; what a broken-off session wrote too far is cut."""
+        if self.track is None or self.compute.rank != 0:
+            yield
+            return
+        writer = _writer()(str(self.folder / "tensorboard"), purge_step=self.step or None)
+        self._writer = writer
+        try:
+            yield
+        finally:
+            writer.close()
+
+    def _show(self, row: Mapping[str, float | None]) -> None:
+        if self._writer is not None:
+            for name in COLUMNS[1:]:
+                if (value := row[name]) is not None:
+                    self._writer.add_scalar(name, value, self.step)
 
     # ------------------------------------------------------------------------------------------ saving
 
@@ -248,6 +279,25 @@ class Learning:
             checkpoint.save(path, self.compute.weights(self.method), facts)
             self.checkpoint.unlink(missing_ok=True)
         return path
+
+
+def refuse_tracker_that_is_absent(track: Tracker | None) -> None:
+    """Say before any work that a tracker is not installed.
+
+    Raises:
+        RunFailed: It is not.
+    """
+    if track is not None:
+        _writer()
+
+
+def _writer() -> Any:
+    """TensorBoard's writer of event files."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise RunFailed("TensorBoard is not installed.", cure="pip install 'isocenter[track]'") from error
+    return SummaryWriter
 
 
 @contextlib.contextmanager

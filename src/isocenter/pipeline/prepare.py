@@ -144,11 +144,17 @@ class Prepared:
             try:
                 for name, array in arrays.items():
                     np.save(beside / f"{name}.npy", np.ascontiguousarray(array), allow_pickle=False)
-                if target.is_dir():
-                    shutil.rmtree(target)
-                beside.rename(target)
+                _renamed(beside, target)
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
+
+
+def _renamed(beside: Path, target: Path) -> None:
+    try:
+        beside.rename(target)
+    except OSError:
+        if not target.is_dir():  # else another process was faster, with the same content
+            raise
 
 
 def file_name(case_id: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -50,7 +51,8 @@ def seconds_per_step(method: Method, machine: Machine) -> float:
     The fastest, because whatever else disturbs a measurement makes it slower.
     """
     stage = method.stage
-    compute = Compute.start(machine, stage.training)
+    # Alone: under `torchrun` the first process plans while the others wait.
+    compute = replace(Compute.start(machine, stage.training), rank=0, world=1)
     compute.place(method)
     compute.prepare_learning(method)
     batch = compute.move(random_batch(method))

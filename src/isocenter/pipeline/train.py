@@ -25,7 +25,13 @@ from isocenter.pipeline import checkpoint, choose, progress
 from isocenter.pipeline.check import check
 from isocenter.pipeline.evaluate import score_cases, write_scores
 from isocenter.pipeline.fingerprint import measure
-from isocenter.pipeline.learn import Learning, plateau, read_log
+from isocenter.pipeline.learn import (
+    Learning,
+    Tracker,
+    plateau,
+    read_log,
+    refuse_tracker_that_is_absent,
+)
 from isocenter.pipeline.plan import make
 from isocenter.pipeline.predict import Model, planes
 from isocenter.pipeline.prepare import Prepared, cache_root, prepare, prepare_image
@@ -44,6 +50,7 @@ class Surroundings:
     resume: bool = False
     start: Path | None = None
     freeze: str | None = None
+    track: Tracker | None = None
 
 
 def train(
@@ -61,11 +68,12 @@ def train(
     workers: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     where: Literal["local", "ray"] = "local",
+    track: Tracker | None = None,
 ) -> Scores:
     """Check, measure, plan, learn, answer the held-out cases, score, choose.
 
     A `plan.json` that already lies in `out` is followed as it stands. See `isocenter.train` for the
-    arguments.
+    arguments. Under `torchrun` every process calls this; the first one plans, scores and writes.
 
     Raises:
         BadDataset: The dataset has errors that `isocenter check` explains.
@@ -75,15 +83,20 @@ def train(
     began = time.monotonic()
     run = Run(Path(out))
     surroundings = Surroundings(
-        device, _workers(workers), resume, None if start is None else Path(start), freeze
+        device, _workers(workers), resume, None if start is None else Path(start), freeze, track
     )
-    with run.held():
-        plan = _planned(run, dataset, method, budget, seed, overrides, surroundings)
-        numbers = _folds(plan, folds)
-        _refuse_overwriting(run, plan, numbers, resume)
+    refuse_tracker_that_is_absent(track)
+    with computing.joined(device) as first, run.held() if first else progress.silent():
+        with computing.first_before_others():
+            if first:
+                _planned(run, dataset, method, budget, seed, overrides, surroundings)
+            plan = run.plan
+            numbers = _folds(plan, folds)
+            _refuse_overwriting(run, plan, numbers, resume)
         progress.say(estimate(plan, len(numbers)))
         _each_fold(run, plan, numbers, surroundings, began, where)
-        return finish(run)
+        with computing.first_before_others():
+            return finish(run) if first else Scores.load(run.folder / "scores.json")
 
 
 def _planned(
@@ -262,7 +275,8 @@ def train_stage(run: Run, name: str, number: int, surroundings: Surroundings, sp
     compute = Compute.start(where, stage.training)
     seed_step(plan.seed, 0)
     method = methods.load(plan.method)(plan, stage)
-    prepared = _prepared(run, method, fold, surroundings)
+    with computing.first_before_others():
+        prepared = _prepared(run, method, fold, surroundings)
     if surroundings.start is not None:
         _start_from(method, surroundings.start, name)
     _freeze(method, surroundings.freeze)
@@ -275,10 +289,12 @@ def train_stage(run: Run, name: str, number: int, surroundings: Surroundings, sp
         plan.seed,
         workers=surroundings.workers,
         spent=spent + time.monotonic() - began,
+        track=surroundings.track,
     )
     title = f"Fold {number}" + (f", {name}" if len(plan.stages) > 1 else "")
     with progress.bar(title, total=1.0) as shown:
         learning.run(shown, resume=surroundings.resume)
+    computing.wait()  # until the weights are there
 
 
 def _prepared(run: Run, method: Method, fold: Fold, surroundings: Surroundings) -> Prepared:
@@ -370,13 +386,16 @@ def _answer(
 ) -> Path:
     model = Model(run, folds=[number], members=members, device=surroundings.device)
     model.choice = None
-    with progress.bar(f"Answering fold {number}", total=len(cases)) as shown:
-        for done, case_id in enumerate(cases, start=1):
+    rank, world = computing.rank_and_world()
+    own = cases[rank::world]
+    with progress.bar(f"Answering fold {number}", total=len(own)) as shown:
+        for done, case_id in enumerate(own, start=1):
             image = read_image(dataset, dataset.case(case_id))
             path = folder / f"{case_id}{model.task.suffix(image)}"
             if not path.exists():
                 model.task.save(model.predict(image).answer, path, image)
             shown.reach(done)
+    computing.wait()
     return folder
 
 
@@ -387,13 +406,20 @@ def score_fold(run: Run, number: int, surroundings: Surroundings) -> None:
     for stage in plan.stages:
         folder = run.stage(number, stage.name, len(plan.stages))
         answers = answer_fold(run, number, stage.name, surroundings)
-        scored = score_cases(dataset, cases, answers, number)
-        write_scores(folder / "scores.json", plan.task, scored)
+        _score(run, number, answers, folder)
     for members in choose.ensembles(plan):
         name = choose.title(members)
         folder = run.fold(number) / name
         answers = _answer(run, folder / "answers", cases, dataset, members, number, surroundings)
-        write_scores(folder / "scores.json", plan.task, score_cases(dataset, cases, answers, number))
+        _score(run, number, answers, folder)
+
+
+def _score(run: Run, number: int, answers: Path, folder: Path) -> None:
+    """Write a candidate's scores of a fold; one process is enough for that."""
+    if computing.rank_and_world()[0] == 0:
+        plan = run.plan
+        scored = score_cases(run.dataset, plan.folds[number].test, answers, number)
+        write_scores(folder / "scores.json", plan.task, scored)
 
 
 def finish(run: Run) -> Scores:
