@@ -82,6 +82,7 @@ PROTOCOLS: dict[Kind, Protocol] = {
         lesion_radius_mm=(3.5, 7.5),
         contrast=1.8,
         jitter=0.12,
+        fine_mm=(0.9, 0.75, 0.75),
     ),
     "ct": Protocol(
         spacing_mm=(3.0, 1.2, 1.2),
