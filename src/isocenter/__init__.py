@@ -101,7 +101,7 @@ def train(
     device: str = "auto",
     workers: int | None = None,
     overrides: Mapping[str, Any] | None = None,
-    where: Literal["local", "ray"] = "local",
+    where: Literal["local", "processes", "ray"] = "local",
     track: Literal["tensorboard"] | None = None,
     task: str | None = None,
 ) -> Scores:
@@ -120,7 +120,7 @@ def train(
         device: `auto`, `cpu`, `cuda` or `mps`.
         workers: Processes beside the main one; by default as many as there are free cores.
         overrides: Values of the plan by dotted key, for example `{"training.batch": 4}`.
-        where: Run the folds on this machine, or spread them over a Ray cluster.
+        where: Run the folds one after another, in several processes here, or on a Ray cluster.
         track: Write the log for TensorBoard too, into `tensorboard/` beside `log.csv`.
         task: The question, where the dataset does not say it.
 

@@ -202,7 +202,7 @@ def train(
     ] = None,
     resume: Annotated[Switch, Parameter(help="Go on with the run in `--out` where it stopped.")] = False,
     where: Annotated[
-        Literal["local", "ray"],
+        Literal["local", "processes", "ray"],
         Parameter(name="--on", help="Run the folds on this machine, or spread over a Ray cluster."),
     ] = "local",
     track: Annotated[

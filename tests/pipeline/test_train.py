@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -268,3 +269,28 @@ def test_turns_follow_each_other_as_often_as_they_say() -> None:
 def test_the_run_is_described_in_json_that_any_program_reads(trained: Path) -> None:
     scores = json.loads((trained / "scores.json").read_text())
     assert set(scores["summary"]["label_1"]["dice"]) == {"mean", "low", "high", "n"}
+
+
+def test_folds_in_processes_of_their_own_are_scored_together(blobs: Path, make_run: Planned) -> None:
+    run = make_run()
+    scores = isocenter.train(blobs, run, folds=(0, 1), device="cpu", workers=1, where="processes")
+    assert {row.fold for row in scores.cases} == {0, 1}
+
+
+def test_a_killed_process_ends_in_a_named_error_and_not_in_a_hang(blobs: Path, make_run: Planned) -> None:
+    run = make_run(budget="500 epochs")
+    command = [sys.executable, "-m", "isocenter", "train", str(blobs), "--out", str(run), "--folds", "0,1"]
+    process = subprocess.Popen(
+        [*command, "--on", "processes", "--device", "cpu"], stderr=subprocess.PIPE, text=True
+    )
+    log, deadline = run / "fold_0" / "log.csv", time.monotonic() + 60
+    while not log.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    victims = [
+        child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())
+    ]
+    victims[0].kill()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "a process that was training was killed" in said
+    assert "Traceback" not in said

@@ -1,18 +1,84 @@
-"""Folds fanned out over a Ray cluster; every node must see the run's folder and the data."""
+"""Folds fanned out: over processes here, or over a Ray cluster whose nodes see the run and the data."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Literal
 
 from isocenter.errors import RunFailed
+from isocenter.pipeline import progress
 
 if TYPE_CHECKING:
     from isocenter.pipeline.run import Run
     from isocenter.pipeline.train import Surroundings
 
+Where = Literal["local", "processes", "ray"]
 
-def spread(
+AT_ONCE_ON_A_PROCESSOR = 2
+
+
+def spread_over_processes(
+    run: Run, stage: str, numbers: Sequence[int], surroundings: Surroundings, spent: Mapping[int, float]
+) -> None:
+    """Learn one stage of several folds at once: one process per accelerator, or two that share the cores.
+
+    Raises:
+        RunFailed: A process was killed, or a fold failed; the message names the fold.
+    """
+    places = min(len(numbers), _places(surroundings.device))
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(places, context) as pool,
+        progress.bar(f"{len(numbers)} folds, {places} at a time", total=len(numbers)) as shown,
+    ):
+        waiting: dict[Future[None], int] = {}
+        for position, number in enumerate(numbers):
+            task = (run, stage, number, surroundings, spent.get(number, 0.0), position % places, places)
+            waiting[pool.submit(_learn_apart, *task)] = number
+        for future in as_completed(waiting):
+            try:
+                future.result()
+            except BrokenProcessPool as error:
+                raise RunFailed(
+                    "a process that was training was killed.",
+                    where=run.fold(waiting[future]),
+                    cure="It may have run out of memory: go on with --resume --on local.",
+                ) from error
+            shown.advance()
+
+
+def _places(device: str) -> int:
+    import torch
+
+    from isocenter.compute import machine
+
+    return torch.cuda.device_count() if machine(device).device == "cuda" else AT_ONCE_ON_A_PROCESSOR
+
+
+def _learn_apart(
+    run: Run,
+    stage: str,
+    number: int,
+    surroundings: Surroundings,
+    spent: float,
+    place: int,
+    places: int,
+) -> None:
+    """Learn one fold in a process of its own, on its accelerator or its part of the cores."""
+    import torch
+
+    from isocenter.pipeline.train import train_stage
+
+    os.environ["LOCAL_RANK"] = str(place)
+    torch.set_num_threads(max(1, torch.get_num_threads() // places))
+    train_stage(run, stage, number, surroundings, spent)
+
+
+def spread_over_ray(
     run: Run, stage: str, numbers: Sequence[int], surroundings: Surroundings, spent: Mapping[int, float]
 ) -> None:
     """Learn one stage of several folds at once, one Ray task per fold.

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import isocenter
 from isocenter import compute as computing
@@ -21,8 +21,9 @@ from isocenter.methods.method import Method
 from isocenter.methods.supervised import SupervisedMasks
 from isocenter.parts.rules.budget import ELEMENTS_PER_GB
 from isocenter.parts.rules.topology import elements
-from isocenter.pipeline import checkpoint, choose, progress
+from isocenter.pipeline import checkpoint, choose, cluster, progress
 from isocenter.pipeline.check import check
+from isocenter.pipeline.cluster import Where
 from isocenter.pipeline.evaluate import score_cases, write_scores
 from isocenter.pipeline.fingerprint import measure
 from isocenter.pipeline.learn import (
@@ -67,7 +68,7 @@ def train(
     device: str = "auto",
     workers: int | None = None,
     overrides: Mapping[str, Any] | None = None,
-    where: Literal["local", "ray"] = "local",
+    where: Where = "local",
     track: Tracker | None = None,
 ) -> Scores:
     """Check, measure, plan, learn, answer the held-out cases, score, choose.
@@ -232,7 +233,7 @@ def _each_fold(
     numbers: Sequence[int],
     surroundings: Surroundings,
     began: float,
-    where: Literal["local", "ray"],
+    where: Where,
 ) -> None:
     """Learn stage by stage; a stage that builds on another needs that one's answers to every case first."""
     for position, stage in enumerate(plan.stages):
@@ -241,9 +242,9 @@ def _each_fold(
             needed = range(len(plan.folds))
         spent = {number: time.monotonic() - began for number in needed[:1]} if position == 0 else {}
         if where == "ray":
-            from isocenter.pipeline.cluster import spread
-
-            spread(run, stage.name, needed, surroundings, spent)
+            cluster.spread_over_ray(run, stage.name, needed, surroundings, spent)
+        elif where == "processes":
+            cluster.spread_over_processes(run, stage.name, needed, surroundings, spent)
         else:
             for number in needed:
                 train_stage(run, stage.name, number, surroundings, spent.get(number, 0.0))
