@@ -15,7 +15,9 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,9 +30,9 @@ Single = NDArray[np.float32]
 
 # A dose that no clinic gives: outside the evaluated grid nothing agrees.
 _NOWHERE = np.float32(1e12)
-_SLAB = 1 << 16
+_SLAB = 1 << 17
 _FEW = 0.06
-_BLOCK = 1 << 18
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -218,13 +220,15 @@ class _Search:
         """Squared gamma of every judged point."""
         best = np.full(self.reference.shape, np.inf, dtype=np.float32)
         thick = max(1, _SLAB // max(1, math.prod(self.reference.shape[1:])))
-        reached = len(self.moves.squared)
-        for start in range(0, len(best), thick):
-            slab = slice(start, min(start + thick, len(best)))
-            if self.judged[slab].any():
-                reached = min(reached, self._dense(best[slab], slab))
-        self._sparse(best, reached)
+        slabs = [slice(start, min(start + thick, len(best))) for start in range(0, len(best), thick)]
+        # Slabs share nothing, and the arithmetic on them lets other threads run.
+        with ThreadPoolExecutor(min(len(slabs), os.cpu_count() or 1)) as pool:
+            list(pool.map(lambda slab: self._solve(best[slab], slab), slabs))
         return best
+
+    def _solve(self, best: Single, slab: slice) -> None:
+        if self.judged[slab].any():
+            self._sparse(best, slab, self._dense(best, slab))
 
     def _dense(self, best: Single, slab: slice) -> int:
         """Try displacements on a whole slab until few points still need one; the number tried."""
@@ -265,20 +269,23 @@ class _Search:
                 dose = step
         return dose if part.any() else dose.copy()
 
-    def _sparse(self, best: Single, start: int) -> None:
-        """Try the remaining displacements on the points that still need one, many at a time."""
+    def _sparse(self, best: Single, slab: slice, start: int) -> None:
+        """Try the remaining displacements on a slab's points that still need one, many at a time."""
         moves, flat_best = self.moves, best.reshape(-1)
         strides = np.array([math.prod(self.padded.shape[k + 1 :]) for k in range(best.ndim)], dtype=np.intp)
         offsets = moves.whole @ strides
         corners = moves.corners @ strides
         table = self.padded.reshape(-1)
-        points = np.flatnonzero(self.judged)
+        points = np.flatnonzero(self.judged[slab])
         places = np.ravel_multi_index(
             tuple(
                 index + r for index, r in zip(np.unravel_index(points, best.shape), moves.reach, strict=True)
             ),
             self.padded.shape,
         )
+        places += slab.start * strides[0]
+        reference = self.reference[slab].reshape(-1)
+        scale = None if self.scale is None else self.scale[slab].reshape(-1)
         while start < len(offsets):
             open_ = flat_best[points] > moves.squared[start]
             points, places = points[open_], places[open_]
@@ -288,9 +295,9 @@ class _Search:
             dose = np.zeros((points.size, stop - start), dtype=np.float32)
             for k, corner in enumerate(corners):
                 dose += table[places[:, None] + (offsets[start:stop] + corner)] * moves.weights[start:stop, k]
-            dose -= self.reference.reshape(-1)[points, None]
-            if self.scale is not None:
-                dose *= self.scale.reshape(-1)[points, None]
+            dose -= reference[points, None]
+            if scale is not None:
+                dose *= scale[points, None]
             dose *= dose
             dose += moves.squared[start:stop]
             flat_best[points] = np.minimum(flat_best[points], dose.min(axis=1))
