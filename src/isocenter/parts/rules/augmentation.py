@@ -8,7 +8,10 @@ from isocenter.parts.rules.spacing import ANISOTROPY, Shape
 from isocenter.records import Augmentation, Label
 
 LIGHT_PASSES = 60.0
-"""Below this many passes over the cases, a network has no time to learn them by heart."""
+"""Below this many passes over the cases, intensities are varied lightly and nothing is mirrored."""
+
+PASSES_FOR_ALL_MOVED = 80.0
+LEAST_MOVED, MOST_MOVED = 0.2, 0.6
 
 SIDES = frozenset({"left", "right", "lh", "rh"})
 
@@ -53,8 +56,16 @@ def augmentation(
 
 
 def _light(passes: float) -> tuple[dict[str, object], dict[str, str]]:
+    """Half of nnU-Net's intensity changes; the more often a case is seen, the more often it is moved.
+
+    On hippocampus, cases that were seen 46 times and moved one time in five were learnt by heart: the
+    validation loss rose from four fifths of the budget on, while at 15 passes it fell to the end.
+    """
+    moved = round(min(MOST_MOVED, max(LEAST_MOVED, passes / PASSES_FOR_ALL_MOVED)), 2)
     strength: dict[str, object] = {
-        "scale": (0.85, 1.2),
+        "rotation_probability": moved,
+        "scale_probability": moved,
+        "scale": (0.8, 1.25),
         "noise_probability": 0.05,
         "blur_probability": 0.1,
         "low_resolution_probability": 0.1,
@@ -62,9 +73,12 @@ def _light(passes: float) -> tuple[dict[str, object], dict[str, str]]:
         "gamma_inverted_probability": 0.0,
     }
     return strength, {
+        "rotation_probability": f"Each case is seen about {max(1, round(passes))} times: the more often, the "
+        f"more often it is turned; one time in five at least, {MOST_MOVED:.0%} at most.",
+        "scale_probability": "As for rotation.",
         "scale": "Sizes vary as much as patients do.",
-        "noise_probability": f"Each sample is seen about {max(1, round(passes))} times, too seldom to be "
-        "learnt by heart: about half of nnU-Net's probabilities.",
+        "noise_probability": f"Each sample is seen about {max(1, round(passes))} times: about half of "
+        "nnU-Net's probabilities, which are made for hundreds of passes.",
         "gamma_inverted_probability": "Off: inverted contrast does not occur, and time is short.",
     }
 
