@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -36,9 +36,17 @@ def write_blobs(folder: Path, cases: int = 10) -> Path:
     return folder
 
 
-def small_plan(data: Path, run: Path, budget: str = "2 epochs", **overrides: object) -> Plan:
+def small_plan(
+    data: Path,
+    run: Path,
+    budget: str = "2 epochs",
+    method: str = "segmentation/nnunet",
+    settings: Mapping[str, object] | None = None,
+    **overrides: object,
+) -> Plan:
     """A plan whose network is tiny, written where training will find it."""
-    made = isocenter.plan(data, budget=budget, device="cpu")
+    wishes = {f"settings.{name}": value for name, value in (settings or {}).items()}
+    made = isocenter.plan(data, budget=budget, method=method, overrides=wishes, device="cpu")
     stages = []
     for stage in made.stages:
         levels = len(stage.network.features)
@@ -71,9 +79,9 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_run(blobs: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Plan a tiny network on the small dataset, into a new folder."""
 
-    def planned(**changes: object) -> Path:
+    def planned(data: Path = blobs, **changes: object) -> Path:
         run = tmp_path_factory.mktemp("run") / "run"
-        small_plan(blobs, run, **changes)  # type: ignore[arg-type]
+        small_plan(data, run, **changes)  # type: ignore[arg-type]
         return run
 
     return planned

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from isocenter.errors import BadPlan, suggestion
+from isocenter.errors import BadPlan, IsocenterError, suggestion
 
 if TYPE_CHECKING:
     from isocenter.methods.method import Method
@@ -97,14 +97,23 @@ def _module(key: str) -> ModuleType:
         raise BadPlan("this file cannot be imported.", where=path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except IsocenterError:
+        raise
+    except Exception as error:
+        what = f"the method file fails ({type(error).__name__}: {error})."
+        raise BadPlan(what, where=path, cure="Mend the file.") from error
     return module
 
 
 def _literal(path: Path) -> dict[str, object]:
     """The CARD literal at the head of a method's file."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["CARD"]:
-            literal: dict[str, object] = ast.literal_eval(node.value)
-            return literal
+    try:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["CARD"]:
+                literal: dict[str, object] = ast.literal_eval(node.value)
+                return literal
+    except (SyntaxError, ValueError) as error:
+        raise BadPlan("CARD must be a plain literal.", where=path, cure=f"Mend it: {error}.") from error
     return {"title": path.stem, "reference": "", "row": "", "summary": ""}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from isocenter.images.placement import Placement
 from isocenter.methods.method import Arrays, Batch, Method, Outputs, Request, Speed
+from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.encodings.masks import MaskEncoding
 from isocenter.parts.losses.deep import deeply
 from isocenter.parts.losses.overlap import dice_and_binary_cross_entropy, dice_and_cross_entropy
@@ -33,6 +34,7 @@ class SupervisedMasks(Method):
     """
 
     Settings: ClassVar[type[Record]] = Configured
+    kinds: ClassVar[Mapping[str, Kind]] = {**Method.kinds, "earlier": "label"}
 
     def __init__(self, plan: Plan, stage: Stage) -> None:
         self.encoding = MaskEncoding(plan.labels, plan.paint, plan.ignore)

@@ -85,9 +85,10 @@ class Member:
         def look(batch: Batch) -> Tensor:
             found = self.methods[0].maps(batch)
             names[:] = found
-            return torch.cat(list(found.values()), dim=1) if found else batch["image"][:, :0]
+            return torch.cat(list(found.values()), dim=1) if found else batch["image"][:, :1]
 
-        return dict(zip(names, self._stitched(array, look), strict=False))
+        stitched = self._stitched(array, look)
+        return dict(zip(names, stitched, strict=True)) if names else {}
 
     def _stitched(
         self,
@@ -228,7 +229,15 @@ class Model:
         """The first member's maps on the image's own grid."""
         member = self.members[0]
         array, placement = prepare_image(image, member.stage)
+        if member.stage.name in self.earlier:
+            with tempfile.TemporaryDirectory(prefix="isocenter-") as folder:
+                earlier = self._earlier(member, image, placement, (), Path(folder))
+            array = np.concatenate([array, earlier])
         found = member.maps(array)
+        if not found:
+            warnings.warn(
+                f"{self.plan.method} has no maps of its own to be written.", IsocenterWarning, stacklevel=4
+            )
         return {
             name: placement.whole(resample(map_[None], placement.cropped, 1)[0])
             for name, map_ in found.items()
@@ -312,10 +321,10 @@ def default_members(plan: Plan) -> tuple[str, ...]:
 
 
 def planes(answer: np.ndarray, method: SupervisedMasks, placement: Placement) -> np.ndarray:
-    """A label answer on the file's grid as float planes (label, *space) on a network's grid."""
+    """A label answer on the file's grid as planes (label, *space) of 0 and 1 on a network's grid."""
     values = resample_labels(answer[placement.box], placement.shape)
     found = [np.isin(values, list(label.values)) for label in method.plan.labels]
-    return np.stack(found).astype(np.float32)
+    return np.stack(found).astype(np.uint8)
 
 
 # --------------------------------------------------------------------------------------------- many files
@@ -345,7 +354,7 @@ def predict(
     model = load(folder, device=device)
     fingerprint = model.run.fingerprint
     wanted = list(expand(inputs, len(model.plan.channels)))
-    paths = _named(wanted, out)
+    paths = _named(wanted, out, flat=model.plan.dims == 2)
     if workers is not None and torch.get_num_threads() != workers:
         torch.set_num_threads(max(1, workers))
     with bar(f"Answering {len(wanted)} images", total=len(wanted)) as shown:
@@ -422,18 +431,14 @@ def _grouped(sources: Sequence[str], channels: int) -> Iterator[list[str]]:
         yield [files[number] for number in sorted(files)]
 
 
-def _named(wanted: Sequence[Sequence[str]], out: Path) -> list[Path]:
+def _named(wanted: Sequence[Sequence[str]], out: Path, *, flat: bool) -> list[Path]:
     """An answer's file for each input: the input's own name."""
     paths = []
     for sources in wanted:
         name = images.stem(sources[0])
         if len(sources) > 1 and (matched := CHANNEL_NUMBER.match(name)):
             name = matched["name"]
-        suffix = (
-            ".png"
-            if Path(sources[0]).suffix.lower() in (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-            else ".nii.gz"
-        )
+        suffix = ".png" if flat and Path(sources[0]).suffix.lower() in RASTERS else ".nii.gz"
         paths.append(out / f"{name}{suffix}")
     twice = {path.name for path in paths if paths.count(path) > 1}
     if twice:

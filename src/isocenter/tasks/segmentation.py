@@ -121,16 +121,18 @@ class Segmentation:
         named = sorted({case.group for case in cases if case.group is not None})
         return {name: self.summarise([case for case in cases if case.group == name]) for name in named}
 
-    def draw(self, image: Image, answer: Labels, truth: Image, facts: Facts) -> Picture:
-        """The slice where answer and truth disagree most, with both contours."""
+    def draw(
+        self, image: Image, answer: Labels, truth: Image, facts: Facts, among: Sequence[Labels] = ()
+    ) -> Picture:
+        """The slice where the answers and truth disagree most, with the contours of answer and truth."""
         from isocenter.tasks.pictures.contours import worst_slice
 
-        return worst_slice(image, answer, _spatial(truth), facts)
+        return worst_slice(image, answer, _spatial(truth), facts, among)
 
     def suffix(self, like: Image | Geometry) -> str:
         """`.png` for an answer to a 2D raster, `.nii.gz` otherwise."""
         source = getattr(like, "source", None) or ""
-        return ".png" if source.lower().endswith(_RASTERS) else ".nii.gz"
+        return ".png" if like.dims == 2 and source.lower().endswith(_RASTERS) else ".nii.gz"
 
     def save(self, answer: Labels, path: Path, like: Image | Geometry) -> None:
         """Write labels `(*spatial)` in the smallest integer type that holds them, on the grid of `like`."""
