@@ -23,7 +23,18 @@ from isocenter.records import Budget, CaseScore, Interval, Scores
 
 Capture = pytest.CaptureFixture[str]
 
-COMMANDS = ("demo", "methods", "check", "plan", "train", "predict", "evaluate", "report", "cache")
+COMMANDS = (
+    "demo",
+    "methods",
+    "check",
+    "plan",
+    "train",
+    "predict",
+    "evaluate",
+    "compare",
+    "report",
+    "cache",
+)
 
 
 def isocenter_command(*words: str, **surroundings: str) -> subprocess.CompletedProcess[str]:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from isocenter.pipeline.predict import Model
-    from isocenter.records import Dataset, Plan, Scores
+    from isocenter.records import Comparison, Dataset, Plan, Scores
 
 __version__ = "0.1.0"
 
-__all__ = ["evaluate", "load", "open", "plan", "predict", "report", "train"]
+__all__ = ["compare", "evaluate", "load", "open", "plan", "predict", "report", "train"]
 
 #: What is used where neither the user nor a plan says.
 DEFAULT_METHOD = "segmentation/nnunet"
@@ -221,6 +221,48 @@ def evaluate(
     from isocenter.pipeline import evaluate as stage
 
     return stage.evaluate(Path(answers), Path(truths), Path(out), task=task, missing=missing, workers=workers)
+
+
+def compare(
+    data: str | Path | Dataset,
+    methods: Sequence[str],
+    out: str | Path,
+    *,
+    budget: str | None = None,
+    folds: Sequence[int] | None = (0,),
+    seed: int = 0,
+    missing: Literal["refuse", "empty"] = "refuse",
+    resume: bool = False,
+    device: str = "auto",
+    workers: int | None = None,
+    task: str | None = None,
+) -> Comparison:
+    """Compare methods, finished runs and folders of answers on the same cases; the page lies in `out`.
+
+    Args:
+        data: An opened dataset, or what `open` takes.
+        methods: Keys of the catalogue, method files, run folders or folders of answers from any tool;
+            `name=` before one of them gives it another name.
+        out: The folder for `comparison.json`, `.csv` and `.html`; methods are trained in folders below it.
+        budget: Training time per fold of each method.
+        folds: Which folds of the cross-validation to train; None for all.
+        seed: What chance starts from: folds, weights, augmentation.
+        missing: Refuse answers that are missing, or judge these as empty.
+        resume: Go on where the comparison was interrupted.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        workers: Processes beside the main one; by default as many as there are free cores.
+        task: The question, where the dataset does not say it.
+
+    Raises:
+        BadPlan: The contestants cannot be compared.
+        BadDataset: There is no common case, or answers are missing or lie on another grid.
+        BadModel: A run has no scores.
+        RunFailed: Training had to stop; what it had reached is kept.
+    """
+    from isocenter.pipeline import compare as stage
+
+    terms = stage.Terms(budget, folds, seed, resume, missing, device, workers)
+    return stage.compare(_dataset(data, task), methods, Path(out), terms)
 
 
 def report(run: str | Path) -> Path:

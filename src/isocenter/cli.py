@@ -28,7 +28,7 @@ from isocenter.errors import BadPlan, Interrupted, IsocenterError, IsocenterWarn
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from isocenter.records import Interval, Plan, Scores
+    from isocenter.records import Comparison, Interval, Plan, Scores
 
 #: A table of scores has a column for each label up to this many.
 LABELS_SIDE_BY_SIDE = 4
@@ -203,7 +203,7 @@ def train(
     resume: Annotated[Switch, Parameter(help="Go on with the run in `--out` where it stopped.")] = False,
     where: Annotated[
         Literal["local", "processes", "ray"],
-        Parameter(name="--on", help="Run the folds on this machine, or spread over a Ray cluster."),
+        Parameter(name="--on", help="Run the folds one by one, in several processes, or on a Ray cluster."),
     ] = "local",
     track: Annotated[
         Literal["tensorboard"] | None,
@@ -293,6 +293,53 @@ def evaluate(
     """Score a folder of answers against the truth; files are matched by name."""
     scores = isocenter.evaluate(answers, truths, out, task=task, missing=missing, workers=workers)
     return Answer(_scores_data(scores), (*_scores_text(scores), f"The scores: {out / 'scores.json'}"))
+
+
+@app.command(sort_key=next(_order))
+def compare(
+    data: Data,
+    /,
+    *,
+    methods: Annotated[
+        str,
+        Parameter(
+            help="Methods, finished runs and folders of answers, with commas between them; `name=` before "
+            "one gives it another name."
+        ),
+    ],
+    out: Annotated[Path, Parameter(help="The folder for the comparison and the runs trained for it.")],
+    budget: Annotated[
+        str | None, Parameter(help="Training time per fold of each method; by default `1h`.")
+    ] = None,
+    folds: Annotated[str, Parameter(help="Folds of the cross-validation: `0`, `0,1` or `all`.")] = "0",
+    seed: Annotated[int, Parameter(help="What chance starts from, the same for all methods.")] = 0,
+    missing: Annotated[
+        Literal["refuse", "empty"],
+        Parameter(help="Refuse answers that are missing, or judge these as empty."),
+    ] = "refuse",
+    resume: Annotated[
+        Switch, Parameter(help="Go on with the comparison in `--out` where it stopped.")
+    ] = False,
+    task: Task = None,
+    resources: Resources = Resources(),
+    common: Common = Common(),
+) -> Answer:
+    """Compare several methods, runs or folders of answers on the same cases, with tests and ranks."""
+    result = isocenter.compare(
+        data,
+        methods.split(","),
+        out,
+        budget=budget,
+        folds=read_folds(folds),
+        seed=seed,
+        missing=missing,
+        resume=resume,
+        device=resources.device,
+        workers=resources.workers,
+        task=task,
+    )
+    written = (f"The comparison: {out / 'comparison.html'}",)
+    return Answer(_comparison_data(result), (*_comparison_text(result), *written))
 
 
 @app.command(sort_key=next(_order))
@@ -395,6 +442,33 @@ def _scores_text(scores: Scores) -> tuple[RenderableType, ...]:
         table = _table(("label", "measure", "mean"), rows)
     failures = [f"failed: {case.case}: {case.failure}" for case in scores.cases if case.failure]
     return (table, f"Means of {_count(len(scores.cases), 'case')}, 95 % intervals over patients.", *failures)
+
+
+def _comparison_data(result: Comparison) -> dict[str, Any]:
+    """All but the single cases, which stand in comparison.json."""
+    data = result.model_dump(mode="json", exclude={"volumes_ml": True, "contestants": {"__all__": {"cases"}}})
+    return dict(data)
+
+
+def _comparison_text(result: Comparison) -> tuple[RenderableType, ...]:
+    """The means of the first label with their ranks, and what the tests allow to say."""
+    label = result.labels[0]
+    ranks = [f"rank ({each.rule.replace('_', ' ')})" for each in result.rankings]
+    rows = [
+        (
+            each.name,
+            *(_interval(each.summary[label][measure]) for measure in result.measures),
+            *(f"{ranking.ranks[number]:g}" for ranking in result.rankings),
+        )
+        for number, each in enumerate(result.contestants)
+    ]
+    table = _table((label, *result.measures, *ranks), rows)
+    said = [
+        f"{test.best} against {test.other}: {test.hint}"
+        for test in result.tests
+        if (test.label, test.measure) == (label, result.headline)
+    ]
+    return (table, *said, *result.notes)
 
 
 def _interval(interval: Interval) -> str:

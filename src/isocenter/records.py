@@ -491,6 +491,89 @@ class Card(Record):
     published: dict[str, str] = {}
 
 
+# ---------------------------------------------------------------------------------------------- comparisons
+
+
+class Contestant(Record):
+    """One entrant of a comparison, what it costs, and its means; null where a cost is not known.
+
+    `training_seconds` is the sum over the folds compared, `case_seconds` the time from file to answer on the
+    machine that compared, `step_gb` the memory that a training step is planned to hold.
+    """
+
+    name: str
+    kind: Literal["method", "run", "answers"]
+    method: str = ""
+    budget: Budget | None = None
+    seed: int | None = None
+    parameters: int | None = None
+    multiply_accumulates_per_voxel: float | None = None
+    training_seconds: float | None = None
+    case_seconds: float | None = None
+    step_gb: float | None = None
+    summary: dict[str, dict[str, Interval]]
+    cases: tuple[CaseScore, ...]
+
+
+class PairedTest(Record):
+    """The best contestant against another on one label and measure, over the same patients.
+
+    `difference` is the best's value minus the other's; `p` and `corrected` (Holm over the others) are by
+    test, null where undefined.
+    """
+
+    label: str
+    measure: str
+    best: str
+    other: str
+    difference: Interval
+    p: dict[str, float | None]
+    corrected: dict[str, float | None]
+    hint: str
+
+
+class Ranking(Record):
+    """The ranks by one rule, in the order of the contestants; equals share the mean of their places.
+
+    `low` and `high` hold 95 % of the ranks when patients are drawn anew, `frequency` how often each place was
+    taken (places are columns), `agreement` the mean Kendall tau with the given ranks. Without a second
+    patient there is nothing to draw, and they are null.
+    """
+
+    rule: str
+    meaning: str
+    values: tuple[float, ...]
+    ranks: tuple[float, ...]
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+    frequency: tuple[tuple[float, ...], ...] | None = None
+    agreement: float | None = None
+
+
+class Comparison(Record):
+    """Several contestants on the same cases of one dataset.
+
+    `significance` holds, for every pair of contestants, the two-sided p of the headline measure after Holm's
+    correction over all pairs; `volumes_ml` the true volumes by case and label, for limits of agreement.
+    """
+
+    isocenter: str
+    dataset: str
+    task: str
+    headline: str
+    labels: tuple[str, ...]
+    measures: tuple[str, ...]
+    cases: tuple[str, ...]
+    patients: int
+    contestants: tuple[Contestant, ...]
+    tests: tuple[PairedTest, ...]
+    rankings: tuple[Ranking, ...]
+    significance: dict[str, dict[str, float | None]]
+    volumes_ml: dict[str, dict[str, float]] = {}
+    notes: tuple[str, ...] = ()
+    rules: dict[str, str] = {}
+
+
 # --------------------------------------------------------------------------------------------------- messages
 
 

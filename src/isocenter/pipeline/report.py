@@ -31,7 +31,7 @@ _PACKAGES = ("isocenter", "torch", "numpy", "scipy", "nibabel", "pydicom", "scik
 _PLOTTED = (("dice", ""), ("surface_dice", ""), ("hd95", "mm"))
 _MAIN = ("dice", "iou", "precision", "sensitivity", "surface_dice", "hd95", "assd")
 _COLUMNS = ("dice", "surface_dice", "hd95", "assd")
-_NAMES = {
+NAMES = {
     "dice": "Dice",
     "iou": "IoU",
     "precision": "Precision",
@@ -45,7 +45,7 @@ _NAMES = {
     "surface_dice": "Surface Dice",
     "presence": "Presence",
 }
-_DIGITS = {"hausdorff": 2, "hd95": 2, "assd": 2}
+DIGITS = {"hausdorff": 2, "hd95": 2, "assd": 2}
 _Read = TypeVar("_Read", bound=Record)
 
 
@@ -138,7 +138,7 @@ def _content(run: Contents) -> dict[str, Any]:
         "written": datetime.datetime.now().astimezone(),
         "facts": _facts(run),
         "headline": _headline(run.scores, task.headline),
-        "headline_name": _name(task.headline),
+        "headline_name": name_of(task.headline),
         "patients": len({case.patient for case in run.scores.cases}) if run.scores else 0,
         "scores": _score_table(run.scores),
         "boxes": _boxes(run.scores),
@@ -154,9 +154,9 @@ def _content(run: Contents) -> dict[str, Any]:
         "choice": run.choice,
         "text": text,
         "rules": run.scores.rules if run.scores else {},
-        "names": _NAMES,
-        "digits": _DIGITS,
-        "environment": _environment(run.plan),
+        "names": NAMES,
+        "digits": DIGITS,
+        "environment": environment(run.plan),
         "data": _data(run.fingerprint),
         "dataset": run.dataset,
     }
@@ -182,8 +182,9 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
 # --------------------------------------------------------------------------------------------- what was found
 
 
-def _name(measure: str) -> str:
-    return _NAMES.get(measure, measure.replace("_", " ").capitalize())
+def name_of(measure: str) -> str:
+    """A measure as a person writes it."""
+    return NAMES.get(measure, measure.replace("_", " ").capitalize())
 
 
 def _facts(run: Contents) -> list[tuple[str, str]]:
@@ -253,11 +254,11 @@ def _score_table(scores: Scores | None) -> dict[str, Any] | None:
     known = _ordered(m for values in scores.summary.values() for m in values)
     if len(labels) <= _LABELS_IN_COLUMNS:
         rows = [m for m in known if _informative(scores, m)]
-        cells = [(_name(m), [(m, scores.summary[label].get(m)) for label in labels]) for m in rows]
+        cells = [(name_of(m), [(m, scores.summary[label].get(m)) for label in labels]) for m in rows]
         return {"corner": "Measure", "heads": labels, "rows": cells, "by_label": False}
     columns = [m for m in _MAIN if m in known]
     cells = [(label, [(m, scores.summary[label].get(m)) for m in columns]) for label in labels]
-    return {"corner": "Label", "heads": [_name(m) for m in columns], "rows": cells, "by_label": True}
+    return {"corner": "Label", "heads": [name_of(m) for m in columns], "rows": cells, "by_label": True}
 
 
 def _informative(scores: Scores, measure: str) -> bool:
@@ -274,7 +275,7 @@ def _boxes(scores: Scores | None) -> list[charts.BoxPlot]:
     for measure, unit in _PLOTTED:
         rows = [(label, _values(scores.cases, label, measure)) for label in labels]
         if any(values for _, values in rows):
-            plots.append(charts.box_plot(_name(measure), unit, rows))
+            plots.append(charts.box_plot(name_of(measure), unit, rows))
     return plots
 
 
@@ -292,7 +293,7 @@ def _groups(scores: Scores | None) -> dict[str, Any] | None:
     for label in _labels(scores):
         for group, summary in scores.groups.items():
             rows.append((label, group, [summary.get(label, {}).get(m) for m in measures]))
-    return {"measures": [(m, _name(m)) for m in measures], "rows": rows}
+    return {"measures": [(m, name_of(m)) for m in measures], "rows": rows}
 
 
 # ----------------------------------------------------------------------------------------------- case by case
@@ -361,14 +362,14 @@ def _picture(run: Contents, task: Task, score: CaseScore) -> Picture | None:
     truth = task.read_truth(run.dataset, case)
     answer = task.no_answer(truth)
     if score.failure is None:
-        file = _answer(run, score)
+        file = saved_answer(run, score)
         if file is None:
             return None
-        answer = _cut(task.read_answer(file, truth, run.dataset), run)
+        answer = cleaned(task.read_answer(file, truth, run.dataset), run)
     return task.draw(layouts.read_image(run.dataset, case), answer, truth, run.dataset)
 
 
-def _answer(run: Contents, score: CaseScore) -> Path | None:
+def saved_answer(run: Contents, score: CaseScore) -> Path | None:
     """The saved answer of a held-out case, by the networks that the choice names."""
     place = run.folder / f"fold_{score.fold}"
     if run.plan and len(run.plan.stages) > 1:
@@ -377,7 +378,7 @@ def _answer(run: Contents, score: CaseScore) -> Path | None:
     return found[0] if found else None
 
 
-def _cut(answer: Any, run: Contents) -> Any:
+def cleaned(answer: Any, run: Contents) -> Any:
     """The answer with those labels cut to their largest component for which the choice says so."""
     names = run.choice.tuned.get("largest_component") if run.choice else None
     if not isinstance(names, list) or run.dataset is None:
@@ -440,7 +441,7 @@ def _plan_in_words(plan: Plan | None) -> list[paragraph.Block]:
     return paragraph.blocks(explain(plan), TITLES.values())[1:]
 
 
-def _environment(plan: Plan | None) -> list[tuple[str, str]]:
+def environment(plan: Plan | None) -> list[tuple[str, str]]:
     """What the page was written with, and the machine the plan was made for."""
     rows = [("python", platform.python_version())]
     for package in _PACKAGES:

@@ -202,7 +202,7 @@ def estimate(plan: Plan, folds: int) -> str:
     cases = len(fold.train) + len(fold.validation)
     voxels = sum(prod(stage.geometry.median_shape) for stage in plan.stages)
     disk = voxels * cases * (4 * len(plan.channels) + 2) / GIB
-    memory = max(_step_gb(plan, stage) for stage in plan.stages)
+    memory = max(step_gb(plan, stage) for stage in plan.stages)
     seconds = plan.budget.seconds
     if seconds is None:
         steps = [stage.training.steps_per_epoch * stage.training.seconds_per_step for stage in plan.stages]
@@ -213,7 +213,7 @@ def estimate(plan: Plan, folds: int) -> str:
     )
 
 
-def _step_gb(plan: Plan, stage: Stage) -> float:
+def step_gb(plan: Plan, stage: Stage) -> float:
     """Gigabytes that one training step keeps for its backward pass."""
     channels = len(plan.channels) + (len(plan.labels) if stage.after else 0)
     kept = elements(stage.network, stage.geometry.patch, channels, len(plan.labels) + 1)

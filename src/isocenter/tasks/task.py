@@ -102,8 +102,8 @@ class Task(Protocol):
     def groups(self, cases: Sequence[CaseScore]) -> dict[str, Summary]:
         """The same for each group of cases; empty when the cases are not grouped."""
 
-    def draw(self, image: Image, answer: Any, truth: Any, facts: Facts) -> Picture:
-        """The picture in the report."""
+    def draw(self, image: Image, answer: Any, truth: Any, facts: Facts, among: Sequence[Any] = ()) -> Picture:
+        """The picture in the report; `among` others' answers, what is shown suits all of them."""
 
     def suffix(self, like: Image) -> str:
         """The suffix of an answer's file, fitting the image it answers."""

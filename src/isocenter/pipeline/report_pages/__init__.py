@@ -1,4 +1,4 @@
-"""The report's page: its template, style and script, and the geometry of its charts."""
+"""The pages of reports and comparisons: their templates, style and script, and the geometry of its charts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pydantic import JsonValue
 ROOM = Path(__file__).parent
 
 
-def render(context: Mapping[str, Any]) -> str:
-    """The page as one HTML file that fetches nothing; every value is escaped.
+def render(context: Mapping[str, Any], page: str = "report") -> str:
+    """A page (`report`, `comparison`) as one HTML file that fetches nothing; every value is escaped.
 
     The page's own policy lets a browser run only the script that was written here, so that markup in a
     case's name stays words even if an escape were forgotten.
@@ -31,8 +31,8 @@ def render(context: Mapping[str, Any]) -> str:
     house.filters |= {"figure": figure, "plain": plain}
     script = (ROOM / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    page = house.get_template("report.html.jinja")
-    return page.render(**context, script=Markup(script), script_digest=digest)
+    template = house.get_template(f"{page}.html.jinja")
+    return template.render(**context, script=Markup(script), script_digest=digest)
 
 
 def plain(value: JsonValue) -> str:

@@ -76,22 +76,36 @@ class BoxPlot:
     width: int = WIDTH
 
 
-def box_plot(title: str, unit: str, rows: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> BoxPlot:
+def box_plot(
+    title: str,
+    unit: str,
+    rows: Sequence[tuple[str, Sequence[tuple[str, float]]]],
+    *,
+    step: int | None = None,
+    half: float = 0.3,
+) -> BoxPlot:
     """Lay out boxes with every case as a point; of very many cases only those outside the whiskers.
 
     Args:
         title: The measure.
         unit: Its unit, or nothing.
         rows: For each label the cases with their values.
+        step: Pixels from one row to the next; by default fewer for many rows.
+        half: Half a box's height as a share of them.
     """
     rows = [(label, cases) for label, cases in rows if cases]
     values = np.array([value for _, cases in rows for _, value in cases])
     left = 14 + 7.0 * min(22, max((len(label) for label, _ in rows), default=0))
     scale = _axis(values, left + 10, WIDTH - 14)
-    step = 44 if len(rows) <= 8 else 26
+    step = step or (44 if len(rows) <= 8 else 26)
     boxes = tuple(
         _box(
-            label, cases, scale, middle=16 + step * (row + 0.5), step=step, sparse=len(values) > _MANY_POINTS
+            label,
+            cases,
+            scale,
+            middle=16 + step * (row + 0.5),
+            half=half * step,
+            sparse=len(values) > _MANY_POINTS,
         )
         for row, (label, cases) in enumerate(rows)
     )
@@ -114,7 +128,7 @@ def _box(
     scale: Scale,
     *,
     middle: float,
-    step: float,
+    half: float,
     sparse: bool,
 ) -> Box:
     values = np.array([value for _, value in cases])
@@ -124,7 +138,7 @@ def _box(
     high = float(values[values <= q3 + reach].max())
     shown = [(who, value) for who, value in cases if not (sparse and low <= value <= high)]
     points = tuple(
-        Point(scale(value), round(middle + 0.3 * step * _jitter(number), 1), f"{who}: {value:.3f}")
+        Point(scale(value), round(middle + half * _jitter(number), 1), f"{who}: {value:.3f}")
         for number, (who, value) in enumerate(shown)
     )
     return Box(
@@ -133,7 +147,7 @@ def _box(
         (scale(low), scale(high)),
         (scale(q1), scale(median), scale(q3)),
         points,
-        round(0.3 * step, 1),
+        round(half, 1),
     )
 
 

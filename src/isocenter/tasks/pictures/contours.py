@@ -113,7 +113,13 @@ def disagreement(
     return differs
 
 
-def worst_slice(image: Image, answer: NDArray[Any], truth: NDArray[Any], facts: Facts) -> Picture:
+def worst_slice(
+    image: Image,
+    answer: NDArray[Any],
+    truth: NDArray[Any],
+    facts: Facts,
+    among: Sequence[NDArray[Any]] = (),
+) -> Picture:
     """Draw the slice with most disagreement, or with most truth when there is none.
 
     Args:
@@ -121,13 +127,19 @@ def worst_slice(image: Image, answer: NDArray[Any], truth: NDArray[Any], facts: 
         answer: Values `(*spatial)`.
         truth: Values `(*spatial)`.
         facts: The labels.
+        among: Answers of others; the slice and its window are chosen for all together, so that the pictures
+            of each can be compared.
     """
     seen = view(image.geometry)
     if facts.ignore is not None:
         answer = np.where(truth == facts.ignore, 0, answer)
     wrong = disagreement(answer, truth, facts.labels, facts.ignore)
     marked = np.isin(truth, _values(facts)) | np.isin(answer, _values(facts))
-    index = _worst(wrong, marked, seen.axis)
+    anyone = wrong.copy()
+    for other in among:
+        anyone |= disagreement(other, truth, facts.labels, facts.ignore)
+        marked |= np.isin(other, _values(facts))
+    index = _worst(anyone, marked, seen.axis)
     window = _field(seen.cut(_flattened(marked, seen.axis), 0), _size(seen, image.geometry))
     steps = _spacing(seen, image.geometry)
     outlines = (

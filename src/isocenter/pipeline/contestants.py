@@ -1,0 +1,273 @@
+"""Who stands in a comparison: methods trained for it, finished runs, and folders of answers from any tool."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+from isocenter import images, methods
+from isocenter.errors import BadDataset, BadModel, BadPlan, IsocenterError
+from isocenter.images.layouts import read_image
+from isocenter.parts.rules.topology import multiply_accumulates
+from isocenter.pipeline.evaluate import score_cases
+from isocenter.pipeline.run import Run
+from isocenter.records import CaseScore, Contestant, Dataset, Plan, Scores
+
+Kind = Literal["method", "run", "answers"]
+Missing = Literal["refuse", "empty"]
+
+NO_ANSWER = "no answer"
+_LISTED = 8
+_TIMED_CASES = 3
+_TIMED_SECONDS = 60.0
+_FITTING_NAME = re.compile(r"[\w][\w .+\-]*")
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One of those who are to be compared, before anything is trained or judged.
+
+    Attributes:
+        name: What it is called in the table, and its folder where it is trained.
+        kind: A method to be trained, a finished run, or a folder of answers.
+        source: The method's key or file, or the folder.
+    """
+
+    name: str
+    kind: Kind
+    source: str
+
+
+def entrants(words: Sequence[str], task: str) -> tuple[Entrant, ...]:
+    """Read what the user names: `segmentation/unet`, `method.py`, `FOLDER`, or `name=` before any of these.
+
+    Args:
+        words: One for each contestant.
+        task: What the dataset asks.
+
+    Raises:
+        BadPlan: Somebody is unknown, answers another task, there are fewer than two, or two share a name.
+        BadDataset: A folder holds neither a run nor answers.
+    """
+    found = tuple(_entrant(word.strip(), task) for word in words if word.strip())
+    if len(found) < 2:
+        raise BadPlan(
+            "a comparison needs at least two contestants.",
+            cure="Write --methods segmentation/nnunet,segmentation/unet.",
+        )
+    names = [entrant.name.lower() for entrant in found]
+    twice = next((entrant.name for entrant in found if names.count(entrant.name.lower()) > 1), None)
+    if twice is not None:
+        raise BadPlan(
+            f"two contestants are called '{twice}'.",
+            cure=f"Give one another name: other={twice}, for example.",
+        )
+    return found
+
+
+def _entrant(word: str, task: str) -> Entrant:
+    name, equals, source = word.partition("=")
+    if not equals or Path(word).exists():
+        name, source = "", word
+    if Path(source).is_dir():
+        return Entrant(_name(name or Path(source).resolve().name, word), _folder_kind(Path(source)), source)
+    if not source.endswith(".py") and source not in methods.catalogue():
+        try:
+            methods.card(source)
+        except BadPlan as error:
+            what = f"'{source}' is neither a method nor a folder."
+            raise BadPlan(what, cure=error.cure) from error
+    answered = methods.task_of(source)
+    if answered != task:
+        raise BadPlan(f"'{source}' answers '{answered}', but the dataset asks for '{task}'.")
+    return Entrant(_name(name or Path(source).stem, word), "method", source)
+
+
+def _name(name: str, word: str) -> str:
+    if not _FITTING_NAME.fullmatch(name):
+        raise BadPlan(
+            f"'{name}' is no name for a contestant.", where=word, cure="Use letters, digits, . + -."
+        )
+    return name
+
+
+def _folder_kind(folder: Path) -> Kind:
+    if (folder / "plan.json").is_file():
+        return "run"
+    if not images.find(folder):
+        raise BadDataset("this folder holds neither a run (plan.json) nor readable answers.", where=folder)
+    return "answers"
+
+
+# --------------------------------------------------------------------------------------- who answered what
+
+
+def run_scores(entrant: Entrant, dataset: Dataset) -> tuple[CaseScore, ...]:
+    """A run's held-out cases with their scores, once it is certain that it answered the same question.
+
+    Raises:
+        BadModel: The run has no scores.
+        BadPlan: It answers another task or other labels.
+    """
+    run = Run(Path(entrant.source))
+    plan = run.plan
+    if plan.task != dataset.task:
+        raise BadPlan(
+            f"the run answers '{plan.task}', but the dataset asks for '{dataset.task}'.", where=run.folder
+        )
+    asked, answered = _question(dataset), _question(plan)
+    if asked != answered:
+        raise BadPlan(
+            f"the run's labels ({_named(answered)}) are not those of the dataset ({_named(asked)}).",
+            where=run.folder,
+            cure="Compare only what was asked the same question.",
+        )
+    path = run.folder / "scores.json"
+    if not path.is_file():
+        raise BadModel("this run has no scores yet.", where=run.folder, cure="Finish its training.")
+    rows = Scores.load(path).cases
+    if not rows:
+        raise BadModel("no case was held out in this run, so that there is nothing to compare.", where=path)
+    return rows
+
+
+def _question(facts: Dataset | Plan) -> dict[str, list[int]]:
+    return {label.name: sorted(label.values) for label in facts.labels}
+
+
+def _named(labels: dict[str, list[int]]) -> str:
+    return ", ".join(f"{name} {'+'.join(map(str, values))}" for name, values in labels.items())
+
+
+def answered(folder: Path, dataset: Dataset) -> set[str]:
+    """The cases of the dataset whose truth is known and that a folder of answers has a file for."""
+    there = {images.stem(path) for path in images.find(folder)}
+    return {case.id for case in dataset.cases if case.truth and case.id in there}
+
+
+def judged(
+    entrant: Entrant, dataset: Dataset, cases: Sequence[str], missing: Missing, workers: int | None
+) -> tuple[CaseScore, ...]:
+    """The scores of a folder of answers on the given cases.
+
+    Raises:
+        BadDataset: Cases have no answer (unless these are to be judged as empty), or an answer cannot be read
+            or lies on another grid.
+    """
+    folder = Path(entrant.source)
+    rows = score_cases(dataset, cases, folder, workers=workers)
+    absent = [row.case for row in rows if row.failure == NO_ANSWER]
+    broken = [f"{row.case} ({row.failure})" for row in rows if row.failure not in (None, NO_ANSWER)]
+    if broken:
+        raise BadDataset(f"answers that cannot be judged: {listed(broken)}", where=folder)
+    if absent and missing == "refuse":
+        raise BadDataset(
+            f"{len(absent)} of {len(rows)} cases have no answer: {listed(absent)}",
+            where=folder,
+            cure="Name answers by case id, or ask for missing answers to be judged as empty "
+            "(--missing empty).",
+        )
+    return tuple(rows)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of many names, as a sentence's end."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more + "."
+
+
+def refuse_other_content(runs: Sequence[Path], cases: Sequence[str]) -> None:
+    """The runs must have seen the same files under the same names.
+
+    Raises:
+        BadDataset: A case's content differs between two runs.
+    """
+    seen: dict[str, tuple[str, Path]] = {}
+    for folder in runs:
+        if not (folder / "fingerprint.json").is_file():
+            continue
+        for case in Run(folder).fingerprint.cases:
+            if case.id not in cases or not case.content:
+                continue
+            content, other = seen.setdefault(case.id, (case.content, folder))
+            if content != case.content:
+                raise BadDataset(
+                    f"case '{case.id}' holds other content than in {other}.",
+                    where=folder,
+                    cure="Train both on the same files.",
+                )
+
+
+# ------------------------------------------------------------------------------------------- what it costs
+
+
+def contestant(entrant: Entrant, rows: Sequence[CaseScore], summary: Any, **costs: Any) -> Contestant:
+    """The record of an entrant with its scores, its means and what is known of its costs."""
+    return Contestant(name=entrant.name, kind=entrant.kind, cases=tuple(rows), summary=summary, **costs)
+
+
+def costs(folder: Path, rows: Sequence[CaseScore], device: str) -> dict[str, Any]:
+    """What a run's answers cost: its networks, its training, and the time for one case, measured here."""
+    from isocenter.pipeline.choose import title
+    from isocenter.pipeline.learn import read_log
+    from isocenter.pipeline.predict import default_members
+    from isocenter.pipeline.train import step_gb
+
+    run = Run(folder)
+    plan, choice = run.plan, run.choice
+    used = choice.members if choice else default_members(plan)
+    stages = [stage for stage in plan.stages if stage.name in used]
+    stages += [stage for stage in plan.stages if stage.name in {each.after for each in stages}]
+    logs = [
+        run.stage(number, stage.name, len(plan.stages)) / "log.csv"
+        for number in sorted({row.fold for row in rows if row.fold is not None})
+        for stage in plan.stages
+    ]
+    spent = [log[-1]["seconds"] for path in logs if path.is_file() and (log := read_log(path))]
+    return {
+        "method": plan.method if len(used) == 1 else f"{plan.method} ({title(used)})",
+        "budget": plan.budget,
+        "seed": plan.seed,
+        "parameters": sum(_parameters(plan, stage.name) for stage in stages),
+        "multiply_accumulates_per_voxel": sum(_work(plan, stage.name) for stage in stages),
+        "training_seconds": sum(spent) if spent and len(spent) == len(logs) else None,
+        "case_seconds": _case_seconds(run, rows, device),
+        "step_gb": max(step_gb(plan, stage) for stage in stages),
+    }
+
+
+def _parameters(plan: Plan, stage: str) -> int:
+    method = methods.load(plan.method)(plan, plan.stage(stage))
+    return sum(parameter.numel() for parameter in method.modules.parameters())
+
+
+def _work(plan: Plan, name: str) -> float:
+    """Multiply-accumulates of one forward pass, by voxel of the grid that the network sees."""
+    stage = plan.stage(name)
+    channels = len(plan.channels) + (len(plan.labels) if stage.after else 0)
+    patch = stage.geometry.patch
+    return multiply_accumulates(stage.network, patch, channels, len(plan.labels) + 1) / prod(patch)
+
+
+def _case_seconds(run: Run, rows: Sequence[CaseScore], device: str) -> float | None:
+    """Median seconds from file to answer of a few cases; None where their files are no longer there."""
+    from isocenter.pipeline.predict import Model
+
+    fold = rows[0].fold
+    dataset, took = run.dataset, list[float]()
+    try:
+        model = Model(run, folds=None if fold is None else [fold], device=device)
+        for row in rows[:_TIMED_CASES]:
+            began = time.monotonic()
+            model.predict(read_image(dataset, dataset.case(row.case)))
+            took.append(time.monotonic() - began)
+            if sum(took) > _TIMED_SECONDS:
+                break
+    except (IsocenterError, OSError):
+        return None
+    return sorted(took)[len(took) // 2]
