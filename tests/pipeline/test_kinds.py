@@ -163,8 +163,8 @@ def test_objects_that_touch_weigh_more_between_them_if_the_plan_says_so(
         between, far = ground[24:27, 18:22], arrays["weights"][ground][0]
         assert between.any()
         assert arrays["weights"][24:27, 18:22][between].max() > 5 * far
-    isocenter.train(data, run, device="cpu", workers=1)
-    assert set(Scores.load(run / "scores.json").summary) == {"nucleus", "mean"}
+        isocenter.train(data, run, device="cpu", workers=1)
+        assert set(Scores.load(run / "scores.json").summary) == {"nucleus", "mean"}
 
 
 # ---------------------------------------------------------------------------------------------- tracking

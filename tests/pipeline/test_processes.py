@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from isocenter.records import Scores
 
-PROCESSES = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 #: `isocenter`, which also keeps the weights that each process has after its last step.
 TELLING = """
@@ -41,7 +41,7 @@ def _train(script: Path, launch: list[str], blobs: Path, run: Path) -> str:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
