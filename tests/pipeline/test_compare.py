@@ -19,7 +19,6 @@ from isocenter.errors import BadDataset, BadModel, BadPlan
 from isocenter.images.geometry import Geometry
 from isocenter.pipeline import compare as stage
 from isocenter.pipeline.contestants import Entrant, contestant, entrants
-from isocenter.pipeline.report_pages.contest_charts import paired_plot
 from isocenter.records import CaseScore, Comparison, Dataset, Scores
 from isocenter.tasks.segmentation import Segmentation
 
@@ -267,6 +266,25 @@ def test_a_method_for_another_task_and_an_empty_folder_cannot_stand(tmp_path: Pa
         entrants(["segmentation/unet", str(tmp_path)], "segmentation")
 
 
+def test_methods_are_not_trained_where_nobody_can_be_held_out(blobs: Path, tmp_path: Path) -> None:
+    dataset = isocenter.open(blobs)
+    alone = dataset.changed(cases=dataset.cases[:2])
+    with pytest.raises(BadDataset, match="all cases are of one patient"):
+        isocenter.compare(alone, ["segmentation/unet", "segmentation/nnunet"], tmp_path / "out")
+
+
+def test_runs_without_a_common_held_out_case_cannot_be_compared(
+    blobs: Path, trained: Path, tmp_path: Path
+) -> None:
+    held = Scores.load(trained / "scores.json").cases
+    for name, cases in (("one", held[:1]), ("two", held[1:])):
+        shutil.copytree(trained, tmp_path / name)
+        scores = Scores.load(trained / "scores.json").changed(cases=cases)
+        scores.save(tmp_path / name / "scores.json")
+    with pytest.raises(BadDataset, match="that all methods and runs have held out"):
+        compared(blobs, tmp_path / "out", tmp_path / "one", tmp_path / "two")
+
+
 # ------------------------------------------------------------------------------------------------ conclusions
 
 
@@ -295,14 +313,6 @@ def test_the_best_by_distance_is_the_one_with_the_smallest(tmp_path: Path) -> No
     assert test.p["wilcoxon"] == pytest.approx(1 / 32)
     assert test.corrected["wilcoxon"] == pytest.approx(1 / 16)
     assert result.rankings[0].ranks == (1.5, 1.5, 3)
-
-
-def test_lines_join_each_case_to_itself() -> None:
-    plot = paired_plot(
-        "Dice", "", [("a", [("x", 0.5), ("y", 0.7)]), ("b", [("y", 0.6)]), ("c", [("y", 0.9)])]
-    )
-    y = [box.points[-1] for box in plot.boxes.boxes]
-    assert plot.lines == tuple(f"M{a.x} {a.y}L{b.x} {b.y}" for a, b in ((y[0], y[1]), (y[1], y[2])))
 
 
 def test_the_command_says_who_is_best_and_speaks_to_programs(

@@ -80,13 +80,14 @@ def compare(dataset: Dataset, words: Sequence[str], out: Path, terms: Terms = Te
         RunFailed: Training had to stop; go on with `terms.resume`.
     """
     standing = contestants.entrants(words, dataset.task)
+    given = _given(standing, dataset)
     scored = {e.name: contestants.run_scores(e, dataset) for e in standing if e.kind == "run"}
     trained = {e.name: _train(e, dataset, out, terms) for e in standing if e.kind == "method"}
     scored |= {
         name: contestants.run_scores(Entrant(name, "run", str(trained[name])), dataset) for name in trained
     }
     folders = {e.name: trained.get(e.name, Path(e.source)) for e in standing if e.kind != "answers"}
-    cases, notes = _common(standing, dataset, scored)
+    cases, notes = _common(dataset, scored, given)
     contestants.refuse_other_content(list(folders.values()), cases)
     judge = tasks.load(dataset.task)
     found = []
@@ -135,8 +136,32 @@ def _train(entrant: Entrant, dataset: Dataset, out: Path, terms: Terms) -> Path:
 # ------------------------------------------------------------------------------------------- the common cases
 
 
+def _given(standing: Sequence[Entrant], dataset: Dataset) -> dict[str, set[str]]:
+    """The cases that each folder of answers is about, before time is spent on training.
+
+    Raises:
+        BadDataset: A folder answers none of the cases, or there is nobody who could be held out.
+    """
+    patients = {case.patient for case in dataset.cases if case.truth}
+    if len(patients) < 2 and any(entrant.kind == "method" for entrant in standing):
+        raise BadDataset(
+            "all cases are of one patient, so that none can be held out to compare methods.",
+            where=dataset.root,
+            cure="Give the patients' ids, or compare folders of answers.",
+        )
+    given = {e.name: contestants.answered(Path(e.source), dataset) for e in standing if e.kind == "answers"}
+    for entrant in standing:
+        if given.get(entrant.name) == set():
+            raise BadDataset(
+                "there is no case with a truth among these answers.",
+                where=entrant.source,
+                cure="Name answers by case id.",
+            )
+    return given
+
+
 def _common(
-    standing: Sequence[Entrant], dataset: Dataset, scored: Mapping[str, Sequence[CaseScore]]
+    dataset: Dataset, scored: Mapping[str, Sequence[CaseScore]], given: Mapping[str, set[str]]
 ) -> tuple[list[str], list[str]]:
     """The cases to be compared, in the dataset's order, and what has to be said about them.
 
@@ -144,14 +169,13 @@ def _common(
         BadDataset: There is none.
     """
     held = {name: {row.case for row in rows} for name, rows in scored.items()}
-    given = {e.name: contestants.answered(Path(e.source), dataset) for e in standing if e.kind == "answers"}
     chosen = set.intersection(*held.values()) if held else set.union(*given.values())
     known = [case.id for case in dataset.cases if case.id in chosen and case.truth]
     if not known:
         raise BadDataset(
-            "there is no case with a truth that all contestants have answered and none has learnt from.",
+            "there is no case with a truth that all methods and runs have held out.",
             where=dataset.root,
-            cure="Train on the same folds, and name answers by case id.",
+            cure="Train on the same folds.",
         )
     notes = []
     for name, cases in held.items():

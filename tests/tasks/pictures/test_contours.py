@@ -73,6 +73,20 @@ def test_the_slice_with_most_disagreement_is_drawn() -> None:
     assert worst_slice(image, truth, truth, facts()).caption.endswith("no voxel differs.")
 
 
+def test_several_answers_are_drawn_on_the_slice_that_is_worst_for_all_together() -> None:
+    truth = np.zeros((9, 12, 12), np.uint8)
+    truth[2:7, 3:9, 3:9] = 1
+    good, poor = truth.copy(), truth.copy()
+    good[3, 3, 3:6] = 0
+    poor[5, 3:6] = 0
+    image = Image(np.ones((1, 9, 12, 12), np.float32), grid((9, 12, 12), "RAS"))
+    captions = [
+        worst_slice(image, answer, truth, facts(), [other]).caption
+        for answer, other in ((good, poor), (poor, good))
+    ]
+    assert captions == ["Axial slice 6 of 9; 3 voxels differ.", "Axial slice 6 of 9; 18 voxels differ."]
+
+
 def test_ignored_voxels_and_equal_regions_do_not_disagree() -> None:
     truth, answer = np.array([[1, 2, 9, 0]]), np.array([[2, 2, 1, 0]])
     whole = (Label(name="whole", values=(1, 2)),)
