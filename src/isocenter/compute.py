@@ -429,10 +429,10 @@ def clock(work: Callable[[], object], repeats: int = 3) -> float:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread in this Python thread only: a worker leaves the cores to the network."""
+def threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads for what this Python thread computes, for a while."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(max(1, number))
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 import isocenter
 from isocenter import methods
-from isocenter.compute import Compute, one_thread, seed_step
+from isocenter.compute import Compute, seed_step, threads
 from isocenter.images.geometry import Geometry
 from isocenter.images.placement import Placement
 from isocenter.methods.method import Method
@@ -158,7 +158,7 @@ def test_a_step_changes_its_weights_and_lowers_the_loss_in_time(key: str, dims: 
     before = {name: value.detach().clone() for name, value in method.modules.named_parameters()}
     batch = compute.move(random_batch(method))
     turn = next(iter(method.turns))
-    with one_thread():  # threads of so small a network wait for each other more than they work
+    with threads(1):  # threads of so small a network wait for each other more than they work
         losses = [compute.step(method, batch, turn, 3e-3) for _ in range(6)]
     assert all(np.isfinite(losses))
     assert losses[-1] < losses[0]

@@ -103,13 +103,14 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(
     isocenter.train(blobs, whole, device="cpu", workers=1)
     command = [sys.executable, "-m", "isocenter", "train", str(blobs), "--out", str(broken)]
     command += ["--device", "cpu", "--workers", "1"]
-    process = subprocess.Popen(command, env=dict(os.environ), stderr=subprocess.PIPE, text=True)
+    as_here = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, env=as_here, stderr=subprocess.PIPE, text=True)
     checkpoint = broken / "fold_0" / "checkpoint.safetensors"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode != 0
     assert checkpoint.exists(), said
     assert "Traceback" not in said
@@ -290,7 +291,7 @@ def test_a_killed_process_ends_in_a_named_error_and_not_in_a_hang(blobs: Path, m
         child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())
     ]
     victims[0].kill()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "a process that was training was killed" in said
     assert "Traceback" not in said

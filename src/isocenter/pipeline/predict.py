@@ -33,6 +33,7 @@ from isocenter.records import Fingerprint, Plan, Stage
 
 IN_MEMORY_BYTES = 2 * 2**30
 RASTERS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+UNMIRRORED = "The model has not learnt from mirrored images; averaging over mirrors does it harm."
 CHANNEL_NUMBER = re.compile(r"^(?P<name>.+)_(?P<channel>\d{4})$")
 
 
@@ -270,6 +271,7 @@ class Model:
         array, placement = prepare_image(image, member.stage)
         axes = member.stage.prediction.mirror if mirror is not False else ()
         if mirror and not axes:
+            warnings.warn(UNMIRRORED, IsocenterWarning, stacklevel=4)
             axes = tuple(range(member.stage.geometry.dims))
         if member.stage.name in self.earlier:
             array = np.concatenate([array, self._earlier(member, image, placement, axes, folder)])
@@ -355,9 +357,11 @@ def predict(
     fingerprint = model.run.fingerprint
     wanted = list(expand(inputs, len(model.plan.channels)))
     paths = _named(wanted, out, flat=model.plan.dims == 2)
-    if workers is not None and torch.get_num_threads() != workers:
-        torch.set_num_threads(max(1, workers))
-    with bar(f"Answering {len(wanted)} images", total=len(wanted)) as shown:
+    computing_threads = torch.get_num_threads() if workers is None else workers
+    with (
+        computing.threads(computing_threads),
+        bar(f"Answering {len(wanted)} images", total=len(wanted)) as shown,
+    ):
         for done, (sources, path) in enumerate(zip(wanted, paths, strict=True)):
             if overwrite or not path.exists():
                 image = images.read_channels(sources)
