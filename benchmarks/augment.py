@@ -3,9 +3,9 @@
     python benchmarks/augment.py [--peer-python PATH] [--repeats 5] [--rounds 3]
 
 Both draw their parameters. Ours reads from a source large enough for any draw; the peer, whose time grows
-with its source, gets no more than the patch, and fills up with zeros. Ours is measured with its usual rule for
-labels (nearest) and with the peer's (linear one-hot, arg-max), on one thread, as in a worker, and on two. The
-two take turns, and the fastest run of each counts: what else the machine does only adds.
+with its source, gets no more than the patch, and fills up with zeros. Ours is measured with its usual rule
+for labels (nearest) and with the peer's (linear one-hot, arg-max), on one thread, as in a worker, and on two.
+The two take turns, and the fastest run of each counts: what else the machine does only adds.
 """
 
 from __future__ import annotations
