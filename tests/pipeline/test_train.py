@@ -100,11 +100,8 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(
     blobs: Path, make_run: Planned, number: signal.Signals
 ) -> None:
     whole, broken = (make_run(budget="14 epochs", checkpoint_seconds=0.0) for _ in range(2))
-    isocenter.train(blobs, whole, device="cpu", workers=1)
-    command = [sys.executable, "-m", "isocenter", "train", str(blobs), "--out", str(broken)]
-    command += ["--device", "cpu", "--workers", "1"]
-    as_here = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, env=as_here, stderr=subprocess.PIPE, text=True)
+    subprocess.run(_command(blobs, whole), check=True, capture_output=True, timeout=200)
+    process = subprocess.Popen(_command(blobs, broken), stderr=subprocess.PIPE, text=True)
     checkpoint = broken / "fold_0" / "checkpoint.safetensors"
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -115,8 +112,14 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(
     assert checkpoint.exists(), said
     assert "Traceback" not in said
     assert not (broken / "fold_0" / "weights.safetensors").exists()
-    isocenter.train(blobs, broken, device="cpu", workers=1, resume=True)
+    subprocess.run(_command(blobs, broken, "--resume"), check=True, capture_output=True, timeout=200)
     assert _same(_weights(whole), _weights(broken))
+
+
+def _command(data: Path, run: Path, *more: str) -> list[str]:
+    """Training in a process of its own, as a user starts it, free of what other tests left behind."""
+    command = [sys.executable, "-m", "isocenter", "train", str(data), "--out", str(run)]
+    return [*command, "--device", "cpu", "--workers", "1", *more]
 
 
 def test_training_again_into_the_same_folder_is_refused(blobs: Path, trained: Path) -> None:
@@ -279,7 +282,7 @@ def test_folds_in_processes_of_their_own_are_scored_together(blobs: Path, make_r
 
 
 def test_a_killed_process_ends_in_a_named_error_and_not_in_a_hang(blobs: Path, make_run: Planned) -> None:
-    run = make_run(budget="500 epochs")
+    run = make_run(budget="90 epochs", steps_per_epoch=60)
     command = [sys.executable, "-m", "isocenter", "train", str(blobs), "--out", str(run), "--folds", "0,1"]
     process = subprocess.Popen(
         [*command, "--on", "processes", "--device", "cpu"], stderr=subprocess.PIPE, text=True
