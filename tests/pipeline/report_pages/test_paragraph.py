@@ -48,9 +48,9 @@ def test_an_explanation_is_taken_apart_into_names_values_and_reasons() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(12, "12 s"), (90, "2 min"), (900, "15 min"), (7500, "2 h 05 min")]
+    ("seconds", "words"), [(12, "12 s"), (90, "90 s"), (900, "15 min"), (7500, "2 h 05 min")]
 )
-def test_durations_are_said_to_the_minute(seconds: float, words: str) -> None:
+def test_durations_are_said_as_finely_as_they_matter(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 

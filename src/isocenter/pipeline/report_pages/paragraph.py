@@ -167,10 +167,10 @@ def spoken(budget: Budget) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in words, to the minute."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
+    """A time in words: to the second below two minutes, to the minute above."""
+    if seconds < 120:
         return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
