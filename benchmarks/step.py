@@ -65,7 +65,7 @@ def _seconds(precision: str, last: bool, *, library_norm: bool = False, compiled
         )
     if compiled:
         network.compile()
-    truth = {"classes": torch.randint(0, 3, (BATCH, *PATCH))}
+    truth = {"truth": torch.randint(0, 3, (BATCH, *PATCH))}
     optimiser = torch.optim.AdamW(network.parameters(), fused=True)
     seconds = []
     for _ in range(8):
