@@ -168,7 +168,8 @@ class Intensities(Record):
 
 
 class CaseMeasure(Record):
-    """What was measured of one case; volumes in voxels by label, components by label."""
+    """What was measured of one case; by label volumes in voxels, numbers of components, edges of boxes in voxels.
+    """
 
     id: str
     shape: tuple[int, ...]
@@ -176,6 +177,7 @@ class CaseMeasure(Record):
     spacing_mm: tuple[float, ...]
     voxels: dict[str, int] = {}
     components: dict[str, int] = {}
+    extents: dict[str, tuple[tuple[float, ...], ...]] = {}
     content: str = ""
 
 
@@ -189,6 +191,7 @@ class Fingerprint(Record):
     labels: tuple[Label, ...] = ()
     paint: tuple[int, ...] = ()
     ignore: int | None = None
+    objects: bool = False
     intensities: tuple[Intensities, ...]
     cases: tuple[CaseMeasure, ...]
     median_shape: tuple[float, ...]
@@ -424,6 +427,7 @@ class Plan(Record):
     labels: tuple[Label, ...] = ()
     paint: tuple[int, ...] = ()
     ignore: int | None = None
+    objects: bool = False
     stages: tuple[Stage, ...]
     folds: tuple[Fold, ...]
     settings: dict[str, JsonValue] = {}
@@ -452,13 +456,17 @@ class Interval(Record):
 
 
 class CaseScore(Record):
-    """One case's measures by label; an undefined measure is null."""
+    """One case's measures by label; an undefined measure is null.
+
+    `evidence` is what a task needs of the case for measures that only a set has, such as matched detections.
+    """
 
     case: str
     patient: str
     group: str | None = None
     fold: int | None = None
     values: dict[str, dict[str, float | None]]
+    evidence: dict[str, JsonValue] = {}
     seconds: float | None = None
     failure: str | None = None
 

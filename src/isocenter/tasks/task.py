@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from isocenter.images.image import Image
-from isocenter.records import Case, CaseScore, Channel, Dataset, Interval, Label
+from isocenter.images.placement import Placement
+from isocenter.records import Case, CaseScore, Channel, Dataset, Finding, Interval, Label
 
 Values = dict[str, dict[str, float | None]]
 """One case's measures: `values[label][measure]`, None where a measure is undefined."""
@@ -38,6 +41,52 @@ class Facts(Protocol):
     @property
     def ignore(self) -> int | None:
         """The value of voxels that are not judged."""
+
+    @property
+    def objects(self) -> bool:
+        """Whether truth files number single objects."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a measure is written, and what it is good for.
+
+    Attributes:
+        title: As a person writes it.
+        unit: Its unit, empty for shares and counts.
+        better: Which values are better; `none` where neither is, as for a signed difference.
+        digits: Decimals worth showing.
+        shown: Whether it has a column in tables of cases and is compared between contestants.
+        ranked: Whether contestants are ranked by it.
+    """
+
+    title: str
+    unit: str = ""
+    better: Literal["high", "low", "none"] = "high"
+    digits: int = 3
+    shown: bool = False
+    ranked: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one case's truth says of the dataset, for `check` and for the fingerprint.
+
+    Attributes:
+        findings: What is wrong or unusual; after an error the rest is not looked at.
+        voxels: By label, where voxels are labelled.
+        components: By label, the number of separate pieces or objects.
+        extents: By label, the edges of every object's box in voxels of the file, in array order.
+        foreground: Voxels whose intensities count, (*space); None where the truth marks none.
+        digest: A hexadecimal digest of the truth and its grid.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    voxels: dict[str, int] = field(default_factory=dict)
+    components: dict[str, int] = field(default_factory=dict)
+    extents: dict[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    foreground: NDArray[np.bool_] | None = None
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,13 +116,27 @@ class Task(Protocol):
     """The task's name, as in a method's key `<name>/<system>`."""
 
     inputs: tuple[str, ...]
-    """The roles a case must fill, `("image",)` for one picture with its channels."""
+    """The roles an answer needs, `("image",)` for one picture with its channels. Where a dataset's cases are
+    single images and an answer needs several, `questions` says which images are asked about together."""
 
     rules: Mapping[str, str]
     """How degenerate input is judged and what each measure means, as sentences for the report."""
 
+    measures: Mapping[str, Measure]
+    """All that `score` and `summarise` may give, in the order of tables."""
+
     headline: str
-    """The measure that stands for the others in headlines and when cases are sorted."""
+    """The measure that stands for the others in headlines, when cases are sorted and where one is chosen."""
+
+    # ---------------------------------------------------------------------------------------- the question
+
+    def questions(self, dataset: Dataset, cases: Sequence[str]) -> tuple[Case, ...]:
+        """What is asked of some of a dataset's cases: each of them, or pairs of them."""
+
+    def question(self, dataset: Dataset, name: str) -> Case:
+        """The question of that id."""
+
+    # ------------------------------------------------------------------------------------------- the truth
 
     def read_truth(self, dataset: Dataset, case: Case) -> Any:
         """The truth as it stands in the user's files."""
@@ -81,14 +144,45 @@ class Task(Protocol):
     def truth_from(self, file: str) -> dict[str, JsonValue]:
         """How a case names a truth that lies in one file, relative to its dataset's root."""
 
+    def find(self, folder: Path) -> list[Path]:
+        """The files below a folder that may hold an answer or a truth."""
+
+    def measure(self, truth: Any, image: Image, dataset: Dataset, case: Case) -> Measured:
+        """What a case's truth says of the dataset, and what is wrong with it."""
+
+    def place(self, truth: Any, placement: Placement, facts: Facts) -> dict[str, NDArray[Any]]:
+        """The truth on the network's grid, as named arrays that a method learns from.
+
+        Voxel arrays are (*space). Positions are in voxels of the network's grid, in array order.
+
+        Raises:
+            BadDataset: The truth does not lie on the image's grid.
+        """
+
+    # ------------------------------------------------------------------------------------------ the answer
+
     def read_answer(self, path: Path, truth: Any, dataset: Dataset) -> Any:
         """An answer from a file, checked against the truth's grid."""
 
     def no_answer(self, truth: Any) -> Any:
         """The answer that finds nothing, for a case whose answer is missing."""
 
+    def suffix(self, dims: int, source: str) -> str:
+        """The suffix of an answer's file, fitting the image it answers."""
+
+    def save(self, answer: Any, path: Path, like: Image) -> None:
+        """Write an answer in the ecosystem's own format, on the input's own grid.
+
+        Further files of the same answer lie beside it and begin with its name.
+        """
+
+    # ----------------------------------------------------------------------------------------- the judging
+
     def score(self, answer: Any, truth: Any, facts: Facts) -> Values:
         """Judge one case."""
+
+    def evidence(self, answer: Any, truth: Any, facts: Facts) -> dict[str, JsonValue]:
+        """What `summarise` needs of a case beyond its values, where measures belong to a set; else nothing."""
 
     def values(self, answer: Any, truth: Any) -> set[int]:
         """What occurs on either side, where the dataset does not name its labels."""
@@ -104,9 +198,3 @@ class Task(Protocol):
 
     def draw(self, image: Image, answer: Any, truth: Any, facts: Facts, among: Sequence[Any] = ()) -> Picture:
         """The picture in the report; `among` others' answers, what is shown suits all of them."""
-
-    def suffix(self, like: Image) -> str:
-        """The suffix of an answer's file, fitting the image it answers."""
-
-    def save(self, answer: Any, path: Path, like: Image) -> None:
-        """Write an answer in the ecosystem's own format, on the input's own grid."""
