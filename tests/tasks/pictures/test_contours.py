@@ -11,7 +11,8 @@ import pytest
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
 from isocenter.records import Channel, Dataset, Label
-from isocenter.tasks.pictures.contours import disagreement, view, worst_slice
+from isocenter.tasks.pictures.canvas import view
+from isocenter.tasks.pictures.contours import disagreement, worst_slice
 
 LABELS = (Label(name="a", values=(1,)), Label(name="b", values=(2,)))
 
