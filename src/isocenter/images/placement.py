@@ -31,11 +31,44 @@ class Placement:
         """The box as slices of the file's array."""
         return tuple(slice(start, start + size) for start, size in zip(self.start, self.cropped, strict=True))
 
+    @property
+    def grid(self) -> Geometry:
+        """The grid of the prepared arrays."""
+        return self.geometry.cropped(self.box).resized(self.shape)
+
     def whole(self, inside: np.ndarray, fill: float = 0) -> np.ndarray:
         """The box's content (*cropped) set into an array of the file's whole shape."""
         out = np.full(self.geometry.shape, fill, dtype=inside.dtype)
         out[self.box] = inside
         return out
+
+
+def boxes_on_grid(boxes: np.ndarray, placement: Placement) -> np.ndarray:
+    """Boxes in voxels of the file as boxes in voxels of the prepared arrays.
+
+    Both grids span the same field of view, so a wall keeps its share of it. Nothing is cut off at the edges.
+
+    Args:
+        boxes: (n, 2 d): (low, …, high, …) in array order, voxel i covers [i, i + 1).
+        placement: Where the prepared arrays lie in the file.
+
+    Returns:
+        (n, 2 d) as float64.
+    """
+    start, ratio = _steps(placement)
+    return np.asarray((np.asarray(boxes, dtype=np.float64).reshape(-1, start.size) - start) * ratio)
+
+
+def boxes_in_file(boxes: np.ndarray, placement: Placement) -> np.ndarray:
+    """The way back from `boxes_on_grid`: boxes (n, 2 d) of the prepared arrays in voxels of the file."""
+    start, ratio = _steps(placement)
+    return np.asarray(np.asarray(boxes, dtype=np.float64).reshape(-1, start.size) / ratio + start)
+
+
+def _steps(placement: Placement) -> tuple[np.ndarray, np.ndarray]:
+    """For lows and highs alike: where the prepared arrays begin, and how many of their voxels make one."""
+    start = np.tile(np.array(placement.start, dtype=np.float64), 2)
+    return start, np.tile(np.array(placement.shape) / np.array(placement.cropped), 2)
 
 
 def nonzero_box(image: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:

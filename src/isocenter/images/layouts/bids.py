@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from isocenter.errors import BadDataset
+from isocenter.images.formats.delimited import table
 from isocenter.images.layouts import keyed, manifest
 from isocenter.images.layouts.declaration import Declaration
 from isocenter.images.layouts.draft import Draft
@@ -98,7 +99,7 @@ def _participants(root: Path) -> dict[str, tuple[str | None, str | None]]:
     path = root / "participants.tsv"
     if not path.is_file():
         return {}
-    header, rows = manifest.table(path)
+    header, rows = table(path)
     if "participant_id" not in header:
         raise BadDataset("there is no column 'participant_id'.", where=path, cure="BIDS requires it; add it.")
     group, split = manifest.column(header, manifest.GROUP), manifest.column(header, manifest.SPLIT)
@@ -112,7 +113,7 @@ def _names(root: Path, pipelines: list[str]) -> dict[str, str]:
     for place in pipelines:
         for entry in entries(root / place):
             if entry.name.endswith("dseg.tsv"):
-                header, rows = manifest.table(Path(entry.path))
+                header, rows = table(Path(entry.path))
                 if {"index", "name"} <= set(header):
                     return {row["index"]: row["name"] for row in rows}
     return {}
