@@ -28,7 +28,8 @@ _FALLING = "LPI"
 _ANISOTROPIC = 2.0
 _MARGIN = 0.25
 _LEAST_FIELD = 0.4
-_LARGEST = 420
+LARGEST = 420
+"""Pixels of a picture's longer side."""
 _PIXELS = 600
 _FEW_OUTLINES = 16
 
@@ -190,15 +191,26 @@ def svg(shown: NDArray[np.uint8], drawing: str, spacing_mm: tuple[float, float],
 
 
 def _shown(side: float, other: float) -> float:
-    return _LARGEST * side / max(side, other)
+    return LARGEST * side / max(side, other)
 
 
-def outline(mask: Mask, spacing_mm: tuple[float, float]) -> list[str]:
-    """The outline of a mask as SVG paths in mm; pixel (0, 0) spans half a pixel round its centre."""
+def outline(
+    mask: Mask, spacing_mm: tuple[float, float], corner: tuple[int, int] = (0, 0), tolerance_mm: float = 0.0
+) -> list[str]:
+    """The outline of a mask as SVG paths in mm; pixel (0, 0) spans half a pixel round its centre.
+
+    Args:
+        mask: `(h, w)`.
+        spacing_mm: Of rows and columns.
+        corner: Where in the picture the mask's first pixel lies.
+        tolerance_mm: How far the line may stray, so that it needs fewer points.
+    """
     paths = []
     padded = np.pad(mask, 1).astype(np.float32)
     for line in measure.find_contours(padded, 0.5):  # type: ignore[no-untyped-call]  # skimage is untyped
-        points = (line - 0.5) * spacing_mm
+        points = (line + corner - 0.5) * spacing_mm
+        if tolerance_mm:
+            points = measure.approximate_polygon(points, tolerance_mm)  # type: ignore[no-untyped-call]
         paths.append("M" + "L".join(f"{x:.5g},{y:.5g}" for y, x in points) + "Z")
     return paths
 
