@@ -1,7 +1,7 @@
 """Objects told apart without learning: threshold, distance to the background, watershed, count.
 
 Sources: Otsu, IEEE Transactions on Systems, Man and Cybernetics 9 (1979) (threshold); Vincent and Soille,
-    IEEE TPAMI 13 (1991) (watershed); Soille, "Morphological Image Analysis" (2003), section 6.3 (h-maxima).
+    IEEE TPAMI 13 (1991) (watershed); Soille, "Morphological Image Analysis" (2003) (h-maxima).
 """
 
 from __future__ import annotations
