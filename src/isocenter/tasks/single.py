@@ -15,7 +15,7 @@ from isocenter.errors import BadDataset
 from isocenter.images.layouts.draft import TRUTH
 from isocenter.parts.metrics.statistics import mean_intervals
 from isocenter.records import Case, CaseScore, Dataset, Label
-from isocenter.tasks.task import Facts, Summary
+from isocenter.tasks.task import Facts, Picture, Summary
 
 Thing = TypeVar("Thing")
 
@@ -54,11 +54,15 @@ class SingleImage:
         """All readable images below a folder."""
         return [Path(source) for source in images.find(folder)]
 
+    def several(self, path: Path) -> tuple[Case, ...] | None:
+        """None: a file holds one truth or answer."""
+        return None
+
     def evidence(self, answer: Any, truth: Any, facts: Facts) -> dict[str, JsonValue]:
         """Nothing: all measures belong to single cases."""
         return {}
 
-    def labels(self, values: Iterable[int]) -> tuple[Label, ...]:
+    def labels(self, values: Iterable[Any]) -> tuple[Label, ...]:
         """One label for each value, for files whose dataset does not name them."""
         return tuple(Label(name=str(value), values=(value,)) for value in sorted(values))
 
@@ -74,6 +78,10 @@ class SingleImage:
         """The summary of each group of cases; empty when no case names a group."""
         named = sorted({case.group for case in cases if case.group is not None})
         return {name: self.summarise([case for case in cases if case.group == name]) for name in named}
+
+    def charts(self, cases: Sequence[CaseScore]) -> tuple[Picture, ...]:
+        """None: single cases say it all."""
+        return ()
 
 
 def means(cases: Sequence[CaseScore]) -> Summary:

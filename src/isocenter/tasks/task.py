@@ -147,6 +147,9 @@ class Task(Protocol):
     def find(self, folder: Path) -> list[Path]:
         """The files below a folder that may hold an answer or a truth."""
 
+    def several(self, path: Path) -> tuple[Case, ...] | None:
+        """The cases that one file names, without inputs; None where a file holds one truth or answer."""
+
     def measure(self, truth: Any, image: Image, dataset: Dataset, case: Case) -> Measured:
         """What a case's truth says of the dataset, and what is wrong with it."""
 
@@ -182,13 +185,13 @@ class Task(Protocol):
         """Judge one case."""
 
     def evidence(self, answer: Any, truth: Any, facts: Facts) -> dict[str, JsonValue]:
-        """What `summarise` needs of a case beyond its values, where measures belong to a set; else nothing."""
+        """What `summarise` needs of a case beyond its values, where measures belong to a set."""
 
-    def values(self, answer: Any, truth: Any) -> set[int]:
-        """What occurs on either side, where the dataset does not name its labels."""
+    def values(self, answer: Any, truth: Any) -> Iterable[int | str]:
+        """What occurs on either side, where the dataset does not name its labels: values or names."""
 
-    def labels(self, values: Iterable[int]) -> tuple[Label, ...]:
-        """Names for what occurs."""
+    def labels(self, values: Iterable[Any]) -> tuple[Label, ...]:
+        """Labels for what occurs."""
 
     def summarise(self, cases: Sequence[CaseScore]) -> Summary:
         """Means with intervals over patients, and what only a set has."""
@@ -198,3 +201,6 @@ class Task(Protocol):
 
     def draw(self, image: Image, answer: Any, truth: Any, facts: Facts, among: Sequence[Any] = ()) -> Picture:
         """The picture in the report; `among` others' answers, what is shown suits all of them."""
+
+    def charts(self, cases: Sequence[CaseScore]) -> tuple[Picture, ...]:
+        """Pictures of a whole set, such as curves with their bands."""
