@@ -372,20 +372,38 @@ class Prediction(Section):
 
 
 class Stage(Record):
-    """One trained network. `after` names the stage whose out-of-fold answers are further inputs."""
+    """One trained network. `after` names the stage whose out-of-fold answers are further inputs.
+
+    `network` is null where a method's network is not an encoder-decoder, or where nothing is learnt.
+    """
 
     name: str
     after: str | None = None
     geometry: Geometry
     normalisation: Normalisation
-    network: Network
+    network: Network | None = None
     training: Training
     augmentation: Augmentation
     prediction: Prediction
 
+    @property
+    def unet(self) -> Network:
+        """The shape of the encoder-decoder.
+
+        Raises:
+            BadPlan: The plan has none for this stage.
+        """
+        if self.network is None:
+            raise BadPlan(f"stage '{self.name}' plans no network.", cure="Plan again with this method.")
+        return self.network
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         network, patch = self.network, self.geometry.patch
+        if min(self.training.batch, self.training.steps_per_epoch, self.prediction.batch) < 1:
+            raise ValueError("batches and steps are at least 1")
+        if network is None:
+            return self
         levels = {
             len(part) for part in (network.features, network.kernels, network.strides, network.convolutions)
         }
@@ -400,8 +418,6 @@ class Stage(Record):
             if edge < 1 or edge % step:
                 near = max(step, round(edge / step) * step)
                 raise ValueError(f"{edge} voxels along axis {axis} do not divide by {step}: take {near}")
-        if min(self.training.batch, self.training.steps_per_epoch, self.prediction.batch) < 1:
-            raise ValueError("batches and steps are at least 1")
         return self
 
 

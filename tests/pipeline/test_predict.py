@@ -92,9 +92,9 @@ def test_probabilities_sum_to_one_and_uncertainty_lies_between_zero_and_one(
 def test_folds_are_averaged_tile_by_tile(blobs: Path, trained: Path, tmp_path: Path) -> None:
     image = images.read(_image(blobs))
     run = stage.Run(trained)
-    single = [stage.Model(run, folds=[fold], device="cpu").scores(image, tmp_path)[0] for fold in (0, 1)]
-    both, _ = stage.Model(run, device="cpu").scores(image, tmp_path)
-    assert np.allclose(both, (single[0] + single[1]) / 2, atol=2e-2)
+    models = [stage.Model(run, folds=folds, device="cpu") for folds in ([0], [1], None)]
+    first, second, both = (model.outputs([image], tmp_path)[0]["scores"] for model in models)
+    assert np.allclose(both, (first + second) / 2, atol=2e-2)
 
 
 def test_a_dicom_folder_and_a_nifti_file_are_answered_in_one_call(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from isocenter.images.placement import Placement
@@ -17,6 +19,8 @@ Arrays = dict[str, np.ndarray]
 Batch = dict[str, Any]
 Outputs = dict[str, Tensor]
 Speed = Callable[[Stage], float]
+Network = Callable[[Batch], Outputs]
+"""`forward` on the method's device, in its precision, without gradients; gives float32 on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,21 @@ class Request:
     foreground: bool
 
 
+@dataclass(frozen=True)
+class Trial:
+    """One case on which something is tuned, never one that is scored.
+
+    Attributes:
+        outputs: What the network says of it, as for `decode`.
+        placement: Where those outputs lie in the case's file.
+        truth: As the task reads it.
+    """
+
+    outputs: Mapping[str, np.ndarray]
+    placement: Placement
+    truth: Any
+
+
 class NoSettings(Record):
     """A method without settings of its own."""
 
@@ -46,22 +65,38 @@ class Method:
 
     Attributes:
         Settings: What a plan may set for this method, validated.
-        turns: Which modules are trained by gradient, and in which order.
+        turns: Which modules are trained by gradient, and in which order; none for a classic method.
         kinds: How augmentation acts on each array: `intensity`, `label`, `point` or `vector`.
+        tiled: Whether images are answered tile by tile through `forward`; else `respond` sees them whole.
+        companions: How many further cases a training sample is made of, see `join`.
         modules: The networks, by the names that `turns` uses.
+        tuned: What `tune` decided, once it has.
     """
 
     Settings: ClassVar[type[Record]] = NoSettings
     turns: ClassVar[Mapping[str, Turn]] = {"network": Turn()}
     kinds: ClassVar[Mapping[str, Kind]] = {"image": "intensity", "label": "label"}
+    tiled: ClassVar[bool] = True
+    companions: ClassVar[int] = 0
 
     def __init__(self, plan: Plan, stage: Stage) -> None:
         self.plan = plan
         self.stage = stage
         self.settings = self.Settings.parse(plan.settings, where="settings")
         self.modules = nn.ModuleDict(self.build())
+        self.tuned: dict[str, JsonValue] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks live; the CPU for a method without any."""
+        return next((p.device for p in self.modules.parameters()), torch.device("cpu"))
 
     # -------------------------------------------------------------------------------------- before training
+
+    @classmethod
+    def decide(cls, fingerprint: Fingerprint, settings: Record) -> tuple[Record, dict[str, str]]:
+        """The settings with those filled in that measured data decide, and the reasons for these."""
+        return settings, {}
 
     @classmethod
     def configure(
@@ -78,7 +113,15 @@ class Method:
         """Add or change arrays of one case, once, before they are cached."""
         return arrays
 
+    def example(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """A made-up sample of the planned shape, as `encode` takes it, on which a step can be timed."""
+        raise NotImplementedError
+
     # ------------------------------------------------------------------------------------------ in a worker
+
+    def join(self, cases: Sequence[Arrays]) -> Arrays:
+        """The arrays of one case and of its companions as those of one question."""
+        return cases[0]
 
     def sample(self, arrays: Arrays, rng: np.random.Generator, request: Request) -> Arrays:
         """One training sample (channel, *space) from a case's arrays; `rng` is the only chance."""
@@ -89,6 +132,17 @@ class Method:
         return sample
 
     # -------------------------------------------------------------------------------------- on the device
+
+    def stream(self, cases: Mapping[str, Arrays], seed: int, first: int) -> Iterator[Batch] | None:
+        """Batches of step `first`, `first + 1`, … made in the main process as the network learns; None for
+        the usual ones.
+
+        Args:
+            cases: The prepared arrays of the training cases, by id, read when they are asked for.
+            seed: Of everything.
+            first: The step that comes first.
+        """
+        return None
 
     def loss(self, batch: Batch, turn: str) -> Tensor:
         """The scalar that one turn makes smaller."""
@@ -110,13 +164,53 @@ class Method:
 
     # ------------------------------------------------------------------------------------ after training
 
-    def decode(self, outputs: Mapping[str, np.ndarray], placement: Placement) -> np.ndarray:
+    @property
+    def outputs(self) -> Mapping[str, int]:
+        """Of a tiled method: what `forward` gives, each (batch, channels, *space), with its channels."""
+        raise NotImplementedError
+
+    def unmirrored(self, outputs: Tensor, axes: Sequence[int]) -> Tensor:
+        """Outputs (batch, channels, *space) of an image mirrored along `axes`, flipped back already: turn
+        what has a direction, too."""
+        return outputs
+
+    def respond(self, arrays: Arrays, network: Network) -> Arrays:
+        """Of a method that is not tiled: the outputs of one whole prepared case."""
+        raise NotImplementedError
+
+    def merge(self, several: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
+        """The outputs of several folds' networks as one; by default their mean."""
+        return {
+            name: np.mean([outputs[name] for outputs in several], axis=0, dtype=several[0][name].dtype)
+            for name in several[0]
+        }
+
+    def combine(self, stages: Sequence[tuple[Mapping[str, np.ndarray], Placement]]) -> Arrays:
+        """The outputs of several stages that answer together, on the grid of the first."""
+        raise NotImplementedError
+
+    def decode(self, outputs: Mapping[str, np.ndarray], placement: Placement) -> Any:
         """Averaged outputs on the network's grid to the answer on the file's own grid."""
         raise NotImplementedError
 
-    def polish(self, answer: np.ndarray, choice: Choice | None) -> np.ndarray:
-        """Apply what `tune` decided to an answer."""
+    def tune(self, trials: Callable[[], Iterator[Trial]]) -> dict[str, JsonValue]:
+        """Decide what gradients cannot, such as thresholds; `trials` begins anew whenever it is called."""
+        return {}
+
+    def polish(self, answer: Any, choice: Choice | None) -> Any:
+        """Apply what cross-validation chose to an answer."""
         return answer
+
+    def probabilities(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """Probabilities (output, *space) on the network's grid; None where the answer has none.
+
+        They add up to 1 where outputs exclude each other, the first being the background.
+        """
+        return None
+
+    def earlier(self, answer: Any, placement: Placement) -> Arrays:
+        """An earlier stage's answer as arrays on this stage's grid."""
+        raise NotImplementedError
 
     def state(self) -> Arrays:
         """What lasts besides weights, as named arrays."""

@@ -1,22 +1,23 @@
-"""The common case: one network learns masks; most segmentation systems are one short change of it."""
+"""The common case: one network learns maps of the image; most systems are one short change of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from isocenter.images.placement import Placement
+from isocenter.images.resample import resample, resample_labels, resample_scores
 from isocenter.methods.method import Arrays, Batch, Method, Outputs, Request, Speed
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.encodings.masks import MaskEncoding
 from isocenter.parts.losses.deep import deeply
 from isocenter.parts.losses.overlap import dice_and_binary_cross_entropy, dice_and_cross_entropy
 from isocenter.parts.sampling.patches import foreground_index, sample_patch
-from isocenter.records import Budget, Choice, Fingerprint, Machine, Plan, Record, Stage
+from isocenter.records import Budget, Choice, Fingerprint, Label, Machine, Plan, Record, Stage
 
 PLACES = "places_"
 
@@ -27,7 +28,90 @@ class Configured(Record):
     configurations: tuple[str, ...] | None = None
 
 
-class SupervisedMasks(Method):
+class SupervisedMaps(Method):
+    """A network that learns, patch by patch, maps on the grid of the image.
+
+    A method's file overrides `network`, `outputs`, `example`, `encode`, `criterion` and `decode`, and
+    `places` where patches are to be centred on something.
+    """
+
+    @classmethod
+    def configure(
+        cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
+    ) -> tuple[Stage, ...]:
+        """One stage at full resolution by the written rules of `parts/rules/segmentation`, flat or in space
+        as the images are."""
+        from isocenter.parts.rules.segmentation import stages
+
+        name = {1: "1d", 2: "2d", 3: "3d_fullres"}[fingerprint.dims]
+        return stages(fingerprint, budget, machine, speed, (name,))
+
+    def network(self, inputs: int, outputs: int) -> nn.Module:
+        """The network: image channels in, a list of scores (finest first) out."""
+        raise NotImplementedError
+
+    def criterion(self, scores: Tensor, **truth: Tensor) -> Tensor:
+        """The loss of one level's scores."""
+        raise NotImplementedError
+
+    def places(self, arrays: Arrays, rng: np.random.Generator) -> Arrays:
+        """Voxels (n, dims) by label, on which patches that must show something are centred."""
+        return {}
+
+    def build(self) -> dict[str, nn.Module]:
+        earlier = len(self.plan.labels) if self.stage.after else 0
+        return {"network": self.network(len(self.plan.channels) + earlier, sum(self.outputs.values()))}
+
+    def prepare(self, arrays: Arrays) -> Arrays:
+        """Add the places from which patches that must hold foreground are drawn."""
+        found = self.places(arrays, np.random.default_rng(arrays["image"].size))
+        return {**arrays, **{f"{PLACES}{name}": voxels for name, voxels in found.items()}}
+
+    def sample(self, arrays: Arrays, rng: np.random.Generator, request: Request) -> Arrays:
+        index = {name: array for name, array in arrays.items() if name.startswith(PLACES)}
+        points = {name: array for name, array in arrays.items() if self.kinds.get(name) == "point"}
+        volumes = {n: array for n, array in arrays.items() if n in self.kinds and n not in points}
+        drawn = sample_patch(
+            volumes,
+            request.size,
+            rng,
+            index=index,
+            foreground=request.foreground,
+            source_size=request.source_size,
+            padding=self.padding,
+            points=points,
+        )
+        rest = {n: np.array(a) for n, a in arrays.items() if n not in self.kinds and n not in index}
+        return {**drawn, **rest}
+
+    @property
+    def padding(self) -> Mapping[str, float]:
+        """What lies outside an image, by array; zero where nothing is said."""
+        return {}
+
+    def loss(self, batch: Batch, turn: str) -> Tensor:
+        truth = {name: batch[name] for name in batch if name not in ("image", "earlier")}
+        scores = self.modules["network"](self._inputs(batch))
+        return deeply(self.criterion, scores, truth)
+
+    def forward(self, inputs: Batch) -> Outputs:
+        scores = self.modules["network"](self._inputs(inputs))[0]
+        parts = torch.split(scores, list(self.outputs.values()), dim=1)
+        return dict(zip(self.outputs, parts, strict=True))
+
+    def _inputs(self, batch: Batch) -> Tensor:
+        image: Tensor = batch["image"]
+        if "earlier" in batch:
+            return torch.cat([image, batch["earlier"].to(image.dtype)], dim=1)
+        return image
+
+    def noise(self, rng: np.random.Generator) -> Tensor:
+        """An image (channel, *patch) of noise, on which a step takes as long as on any other."""
+        shape = (len(self.plan.channels), *self.stage.geometry.patch)
+        return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+
+
+class SupervisedMasks(SupervisedMaps):
     """A network whose scores are classes, or regions where labels overlap.
 
     A method's file overrides `network` and, where its paper does, `criterion`, `prepare` or `configure`.
@@ -49,10 +133,6 @@ class SupervisedMasks(Method):
 
         return stages(fingerprint, budget, machine, speed, getattr(settings, "configurations", None))
 
-    def network(self, inputs: int, outputs: int) -> nn.Module:
-        """The network: image channels in, a list of scores (finest first) out."""
-        raise NotImplementedError
-
     def criterion(self, scores: Tensor, **truth: Tensor) -> Tensor:
         """The loss of one level's scores."""
         batch_dice = self.stage.training.batch_dice
@@ -62,56 +142,42 @@ class SupervisedMasks(Method):
             )
         return dice_and_cross_entropy(scores, truth["classes"], batch_dice=batch_dice)
 
-    def build(self) -> dict[str, nn.Module]:
-        earlier = len(self.plan.labels) if self.stage.after else 0
-        return {"network": self.network(len(self.plan.channels) + earlier, self.encoding.outputs)}
+    @property
+    def outputs(self) -> Mapping[str, int]:
+        return {"scores": self.encoding.outputs}
+
+    @property
+    def padding(self) -> Mapping[str, float]:
+        return {"label": 0 if self.plan.ignore is None else self.plan.ignore}
+
+    def places(self, arrays: Arrays, rng: np.random.Generator) -> Arrays:
+        """The places of each label."""
+        if "label" not in arrays:
+            return {}
+        index = foreground_index(arrays["label"], self.plan.labels, rng)
+        return {str(number): index[label.name] for number, label in enumerate(self.plan.labels)}
 
     def prepare(self, arrays: Arrays) -> Arrays:
-        """Add the places of each label, from which patches that must hold foreground are drawn."""
-        if "label" in arrays:
-            rng = np.random.default_rng(arrays["label"].size)
-            index = foreground_index(arrays["label"], self.plan.labels, rng)
-            for number, label in enumerate(self.plan.labels):
-                arrays[f"{PLACES}{number}"] = index[label.name]
+        arrays = super().prepare(arrays)
         arrays.pop("objects", None)
         return arrays
 
-    def sample(self, arrays: Arrays, rng: np.random.Generator, request: Request) -> Arrays:
-        index = {label.name: arrays[f"{PLACES}{number}"] for number, label in enumerate(self.plan.labels)}
-        volumes = {name: array for name, array in arrays.items() if not name.startswith(PLACES)}
-        outside = {"label": 0 if self.plan.ignore is None else self.plan.ignore}
-        return sample_patch(
-            volumes,
-            request.size,
-            rng,
-            index=index,
-            foreground=request.foreground,
-            source_size=request.source_size,
-            padding=outside,
-        )
+    def example(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Noise, with the first label in the middle."""
+        patch = self.stage.geometry.patch
+        mask = torch.zeros((1, *patch), dtype=torch.int64)
+        mask[0][tuple(slice(edge // 4, max(1, edge // 2)) for edge in patch)] = self.plan.labels[0].values[0]
+        sample = {"image": self.noise(rng), "label": mask}
+        if self.stage.after is not None:
+            sample["earlier"] = torch.zeros((len(self.plan.labels), *patch))
+        return sample
 
     def encode(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
         label = sample.pop("label")
         return {**sample, **self.encoding.encode(label[0])}
 
-    def loss(self, batch: Batch, turn: str) -> Tensor:
-        truth = {name: batch[name] for name in batch if name not in ("image", "earlier")}
-        scores = self.modules["network"](self._inputs(batch))
-        return deeply(self.criterion, scores, truth)
-
-    def forward(self, inputs: Batch) -> Outputs:
-        return {"scores": self.modules["network"](self._inputs(inputs))[0]}
-
-    def _inputs(self, batch: Batch) -> Tensor:
-        image: Tensor = batch["image"]
-        if "earlier" in batch:
-            return torch.cat([image, batch["earlier"].to(image.dtype)], dim=1)
-        return image
-
     def decode(self, outputs: Mapping[str, np.ndarray], placement: Placement) -> np.ndarray:
         """Scores on the network's grid to label values on the file's own grid."""
-        from isocenter.images.resample import resample_scores
-
         values = self.encoding.values if self.encoding.overlapping else (0, *self.encoding.values)
         answer = np.zeros(placement.geometry.shape, dtype=np.min_scalar_type(max(values)))
         return resample_scores(
@@ -123,6 +189,28 @@ class SupervisedMasks(Method):
             offset=placement.start,
         )
 
+    def combine(self, stages: Sequence[tuple[Mapping[str, np.ndarray], Placement]]) -> Arrays:
+        """The mean of several stages' probabilities, as scores on the grid of the first."""
+        first, placement = stages[0]
+        total = self.probabilities(first)
+        for outputs, _ in stages[1:]:
+            total += resample(self.probabilities(outputs), placement.shape, 1)
+        clipped = np.clip(total / len(stages), 1e-7, 1 - 1e-7)
+        return {
+            "scores": np.asarray(
+                np.log(clipped) - (np.log1p(-clipped) if self.encoding.overlapping else 0), dtype=np.float32
+            )
+        }
+
+    def probabilities(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        scores = torch.from_numpy(np.asarray(outputs["scores"]))
+        found = torch.sigmoid(scores) if self.encoding.overlapping else torch.softmax(scores, dim=0)
+        return np.asarray(found.numpy())
+
+    def earlier(self, answer: np.ndarray, placement: Placement) -> Arrays:
+        """`earlier`: planes (label, *space) of 0 and 1 on this stage's grid."""
+        return {"earlier": planes(answer, self.plan.labels, placement)}
+
     def polish(self, answer: np.ndarray, choice: Choice | None) -> np.ndarray:
         """Keep only the largest component of each label for which that helped in cross-validation."""
         from isocenter.parts.encodings.components import keep_largest
@@ -132,3 +220,9 @@ class SupervisedMasks(Method):
             if isinstance(names, list) and label.name in names:
                 answer = keep_largest(answer, label.values)
         return answer
+
+
+def planes(answer: np.ndarray, labels: Sequence[Label], placement: Placement) -> np.ndarray:
+    """A label answer on the file's grid as planes (label, *space) of 0 and 1 on a network's grid."""
+    values: Any = resample_labels(answer[placement.box], placement.shape)
+    return np.stack([np.isin(values, list(label.values)) for label in labels]).astype(np.uint8)

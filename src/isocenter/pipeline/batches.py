@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isocenter.images.layouts import IMAGE
 from isocenter.methods.method import Arrays, Batch, Method, Request
-from isocenter.parts.augment.augmenter import Augmenter
+from isocenter.parts.augment.augmenter import Augmenter, Parameters
 from isocenter.pipeline.prepare import Prepared
 
 ORDER, SAMPLE, VALIDATION = 1, 2, 3
@@ -82,10 +83,9 @@ class Batches:
             source_size=_as_volume(self.method, parameters.source_size),
             foreground=place >= round(batch * (1 - share)),
         )
-        arrays = self.method.sample(self.prepared.arrays(self._case(step, place)), rng, request)
-        tensors = _tensors(self.method, arrays)
-        kinds = {name: self.method.kinds[name] for name in tensors}
-        return self.method.encode(self.augmenter.apply(tensors, kinds, parameters))
+        arrays = question(self.method, self.prepared, self._case(step, place), self.case_ids, rng)
+        arrays = self.method.sample(arrays, rng, request)
+        return _encoded(self.method, self.augmenter, parameters, arrays)
 
     def _case(self, step: int, place: int) -> str:
         position = step * self.method.stage.training.batch + place
@@ -104,11 +104,30 @@ def validation_samples(
     for number, case_id in enumerate(list(case_ids)[:limit]):
         rng = np.random.default_rng([seed, VALIDATION, number])
         size = patch_of(method)
-        arrays = method.sample(prepared.arrays(case_id), rng, Request(size, size, foreground=True))
-        tensors = _tensors(method, arrays)
-        kinds = {name: method.kinds[name] for name in tensors}
-        samples.append(method.encode(augment.apply(tensors, kinds, plain)))
+        arrays = question(method, prepared, case_id, case_ids, rng)
+        arrays = method.sample(arrays, rng, Request(size, size, foreground=True))
+        samples.append(_encoded(method, augment, plain, arrays))
     return samples
+
+
+def question(
+    method: Method, prepared: Prepared, case_id: str, among: Sequence[str], rng: np.random.Generator
+) -> Arrays:
+    """The arrays of a case, joined with those of others where the method's questions need several images."""
+    arrays = prepared.arrays(case_id)
+    if not method.companions or IMAGE not in arrays:
+        return arrays
+    others = [other for other in among if other != case_id] or [case_id]
+    chosen = rng.choice(len(others), method.companions, replace=len(others) < method.companions)
+    return method.join([arrays, *(prepared.arrays(others[int(number)]) for number in chosen)])
+
+
+def _encoded(method: Method, augment: Augmenter, parameters: Parameters, arrays: Arrays) -> dict[str, Tensor]:
+    """A sample as the network learns from it; arrays without a kind are not augmented."""
+    tensors = _tensors(method, arrays)
+    kinds = {name: method.kinds[name] for name in tensors if name in method.kinds}
+    moved = augment.apply({name: tensors[name] for name in kinds}, kinds, parameters)
+    return method.encode({**tensors, **moved})
 
 
 def augmenter(method: Method) -> Augmenter:
@@ -146,7 +165,12 @@ def _tensors(method: Method, arrays: Arrays) -> dict[str, Tensor]:
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     if axis is None:
         return tensors
-    return {name: tensor.squeeze(axis + 1) for name, tensor in tensors.items()}
+    return {
+        name: tensor.squeeze(axis + 1)
+        if method.kinds.get(name) in ("intensity", "label", "vector")
+        else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def collate(samples: Sequence[dict[str, Tensor]]) -> Batch:

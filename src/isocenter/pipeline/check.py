@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from isocenter.errors import BadDataset, IsocenterError, IsocenterWarning
-from isocenter.images.layouts import IMAGE, TRUTH, open_dataset
+from isocenter.images.layouts import open_dataset
 from isocenter.images.layouts.listing import some, unreadable
-from isocenter.pipeline.survey import Examined, Progress, survey, where
-from isocenter.records import Case, Dataset, Finding
+from isocenter.pipeline.survey import Examined, Progress, files_of, survey
+from isocenter.records import Case, CaseMeasure, Dataset, Finding
+from isocenter.tasks.label_files import where
 
 FOLDS = 5
 """Labels and patients that are fewer than this cannot be in every fold of the usual cross-validation."""
@@ -112,14 +113,13 @@ def tell(findings: Iterable[Finding]) -> None:
 
 def _missing(dataset: Dataset, case: Case) -> Iterator[Finding]:
     """Channels that the case lacks, and files that cannot be reached."""
-    for channel, file in zip(dataset.channels, case.inputs[IMAGE], strict=False):
-        if file is None:
-            what = f"case '{case.id}' has no image for channel '{channel.name}'."
-            yield _finding("error", where(dataset, case), what, "Add the file, or leave the case out.")
-    for named in (*case.inputs[IMAGE], case.truth.get(TRUTH)):
-        if named is None:
-            continue
-        path = dataset.path(str(named).partition("::")[0])
+    for files in case.inputs.values():
+        for channel, file in zip(dataset.channels, files, strict=False):
+            if file is None:
+                what = f"case '{case.id}' has no image for channel '{channel.name}'."
+                yield _finding("error", where(dataset, case), what, "Add the file, or leave the case out.")
+    for named in files_of(case):
+        path = dataset.path(named.partition("::")[0])
         try:
             path.stat()
         except OSError as error:
@@ -246,7 +246,7 @@ def _same_content(dataset: Dataset, readable: list[Examined]) -> Iterator[Findin
 def _occurrence(dataset: Dataset, readable: list[Examined]) -> Iterator[Finding]:
     """Labels that too few cases show."""
     for label in dataset.labels:
-        count = sum(one.measure.voxels[label.name] > 0 for one in readable if one.measure)
+        count = sum(_shows(one.measure, label.name) for one in readable if one.measure)
         if readable and not count:
             yield _finding(
                 "warning",
@@ -261,6 +261,11 @@ def _occurrence(dataset: Dataset, readable: list[Examined]) -> Iterator[Finding]
                 f"label '{label.name}' occurs in {count} of {len(readable)} cases only.",
                 "Some folds cannot learn it and others cannot judge it; add cases that show it.",
             )
+
+
+def _shows(measure: CaseMeasure, label: str) -> bool:
+    """Whether a case shows a label; by its voxels, or by the objects where voxels are not labelled."""
+    return measure.voxels.get(label, measure.components.get(label, 0)) > 0
 
 
 # --------------------------------------------------------------------------------------------- the findings

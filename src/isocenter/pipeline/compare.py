@@ -23,7 +23,7 @@ from isocenter.parts.metrics.segmentation import DISTANCES
 from isocenter.pipeline import contestants, progress
 from isocenter.pipeline.contestants import Entrant, Missing
 from isocenter.records import CaseScore, Comparison, Contestant, Dataset, Interval, PairedTest, Ranking
-from isocenter.tasks.segmentation import MEAN
+from isocenter.tasks.single import MEAN
 
 MEASURES = ("dice", "surface_dice", "hd95", "assd")
 RANKED = ("dice", "hd95")

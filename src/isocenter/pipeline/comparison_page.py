@@ -18,7 +18,7 @@ from isocenter.pipeline import report_pages
 from isocenter.pipeline.report import DIGITS, NAMES, Contents, cleaned, environment, name_of, saved_answer
 from isocenter.pipeline.report_pages import charts, contest_charts, paragraph
 from isocenter.records import CaseScore, Comparison, Contestant, Dataset, PairedTest
-from isocenter.tasks.segmentation import MEAN
+from isocenter.tasks.single import MEAN
 from isocenter.tasks.task import Picture
 
 PICTURED = 6

@@ -249,6 +249,8 @@ def _parameters(plan: Plan, stage: str) -> int:
 def _work(plan: Plan, name: str) -> float:
     """Multiply-accumulates of one forward pass, by voxel of the grid that the network sees."""
     stage = plan.stage(name)
+    if stage.network is None:
+        return 0.0
     channels = len(plan.channels) + (len(plan.labels) if stage.after else 0)
     patch = stage.geometry.patch
     return multiply_accumulates(stage.network, patch, channels, len(plan.labels) + 1) / prod(patch)

@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 from isocenter import files, images, tasks
 from isocenter.errors import BadDataset, IsocenterError, IsocenterWarning, RunFailed
 from isocenter.images import layouts
+from isocenter.images.layouts import tables
 from isocenter.pipeline import progress
 from isocenter.records import Case, CaseScore, Dataset, Label, Scores
 from isocenter.tasks.task import Task
@@ -30,6 +31,7 @@ _TAG = re.compile(
     re.IGNORECASE,
 )
 _DEFAULT = "segmentation"
+_PLAIN = (".json", ".geojson", ".csv", ".tsv", ".npz", ".npy", ".txt")
 _NO_ANSWER = "no answer"
 _LISTED = 8
 _SMALL = 4_000_000
@@ -45,7 +47,7 @@ def evaluate(
     missing: Missing = "refuse",
     workers: int | None = None,
 ) -> Scores:
-    """Judge a folder of answers, from any tool, by a folder of truths.
+    """Judge answers from any tool by truths: folders of files, or single files that hold many cases.
 
     Files are matched by name without suffix: an answer belongs to a truth when it bears the name of the
     truth's file, of its case, or of the case's first image; failing that, when they agree once an ending
@@ -56,9 +58,12 @@ def evaluate(
     (which also tells patients and groups), else every value that occurs is a label, named by itself. Without
     a dataset, every file is taken for a patient of its own.
 
+    A single file, such as a COCO results list or a table of boxes, is split by the cases it names. A case
+    that a file of answers does not name has no answer; where a task's answers may be empty, list it.
+
     Args:
-        answers: A folder of files.
-        truths: A folder of files, or a dataset.
+        answers: A folder of files, or one file that names its cases.
+        truths: A folder of files, a dataset, or one file that names its cases.
         out: A folder for `scores.json` and `scores.csv`.
         task: What the files answer; by default what the dataset asks, or segmentation.
         labels: The structures to be judged.
@@ -78,7 +83,8 @@ def evaluate(
     found = _matched(dataset, Path(answers), judge, missing)
     if not dataset.labels:
         dataset = dataset.changed(labels=_labels(dataset, found, judge, workers))
-    scored = _scored(dataset, dataset.cases, found, None, workers)
+    silent = judge.unnamed_is_empty and Path(answers).is_file()
+    scored = _scored(dataset, dataset.cases, found, None, workers, silent=silent)
     broken = [f"{case.case} ({case.failure})" for case in scored if case.failure not in (None, _NO_ANSWER)]
     if broken:
         raise BadDataset(f"{_count(broken, 'answer')} cannot be judged: {_listed(broken)}", where=answers)
@@ -109,7 +115,8 @@ def score_cases(
         UnreadableFile: A truth cannot be read.
     """
     wanted = [dataset.case(case) if isinstance(case, str) else case for case in cases]
-    there = {images.stem(path): path for path in _listing(Path(answers))}
+    judge = tasks.load(dataset.task)
+    there = {_stem(path): path for path in judge.find(Path(answers))}
     found = {case.id: there.get(case.id) for case in wanted}
     return _scored(dataset, wanted, found, fold, workers)
 
@@ -156,23 +163,47 @@ def _dataset(truths: Path, task: str | None, labels: Sequence[Label] | None) -> 
     """The truths as a dataset: the one they are, the part of one that lies in the folder, or plain files."""
     if not truths.exists():
         raise BadDataset("there is no such file or folder.", where=truths)
-    whole = _opened(truths, task)
-    if whole is None or not _is_dataset(truths):
-        whole = _of_files(truths, tasks.load(task or (whole.task if whole else _DEFAULT)), whole)
+    if (one := _of_one_file(truths, task)) is not None:
+        whole = one
+    else:
+        opened = _opened(truths, task)
+        judge = tasks.load(task or (opened.task if opened else _DEFAULT))
+        whole = opened if opened and _is_dataset(truths, task) else _of_files(truths, judge, opened)
     cases = tuple(case for case in whole.cases if case.truth)
     if not cases:
         raise BadDataset("there is no truth in it.", where=truths)
     return whole.changed(cases=cases, **({} if labels is None else {"labels": tuple(labels)}))
 
 
-def _is_dataset(truths: Path) -> bool:
+def _of_one_file(truths: Path, task: str | None) -> Dataset | None:
+    """The cases of one file of truths; None where it is no such file."""
+    if not truths.is_file():
+        return None
+    judge = tasks.load(task or _DEFAULT)
+    cases = judge.several(truths)
+    if cases is None:
+        return None
+    truth = judge.truth_from(str(truths.resolve()))
+    return Dataset(
+        name=truths.stem,
+        root=str(truths.resolve().parent),
+        layout="files",
+        task=judge.name,
+        channels=(),
+        cases=tuple(case.changed(truth={**case.truth, **truth}) for case in cases),
+    )
+
+
+def _is_dataset(truths: Path, task: str | None) -> bool:
     markers = ("dataset.json", "dataset_description.json", "isocenter.json")
-    return truths.is_file() or any((truths / marker).is_file() for marker in markers)
+    if truths.is_file() or any((truths / marker).is_file() for marker in markers):
+        return True
+    return task is not None and task in tables.SERVES and tables.recognises(truths, task)
 
 
 def _opened(truths: Path, task: str | None) -> Dataset | None:
     """The dataset that the truths are, or are a folder of."""
-    if _is_dataset(truths):
+    if _is_dataset(truths, task):
         return layouts.open_dataset(truths, task=task)
     above = truths.resolve().parent
     if not (above / "dataset.json").is_file():
@@ -197,8 +228,7 @@ def _of_files(truths: Path, judge: Task, whole: Dataset | None) -> Dataset:
             if whole and isinstance(file, str):
                 known[whole.path(file).resolve()] = case
     cases = []
-    names = _names(truths)
-    for name, path in names.items():
+    for name, path in _names(truths, judge).items():
         case = known.get(path.resolve()) or Case(id=name, patient=name, inputs={})
         cases.append(case.changed(truth=judge.truth_from(str(path.resolve()))))
     if whole is not None:
@@ -213,18 +243,20 @@ def _of_files(truths: Path, judge: Task, whole: Dataset | None) -> Dataset:
     )
 
 
-def _listing(folder: Path) -> list[Path]:
-    return [Path(source) for source in images.find(folder)]
-
-
-def _names(folder: Path) -> dict[str, Path]:
+def _names(folder: Path, judge: Task) -> dict[str, Path]:
     """Readable files by name without suffix, with the folders below the given one where a name recurs."""
-    paths = _listing(folder)
-    stems = [images.stem(path) for path in paths]
+    paths = judge.find(folder)
+    stems = [_stem(path) for path in paths]
     return {
         stem if stems.count(stem) == 1 else (path.parent.relative_to(folder) / stem).as_posix(): path
         for stem, path in zip(stems, paths, strict=True)
     }
+
+
+def _stem(path: Path) -> str:
+    """The name without folder and suffix; a case's name may itself hold dots."""
+    plain = path.suffix.lower() in _PLAIN and not images.is_source(path)
+    return path.name[: -len(path.suffix)] if plain else images.stem(path)
 
 
 # ---------------------------------------------------------------------------------------------- who fits whom
@@ -236,23 +268,37 @@ def _matched(dataset: Dataset, answers: Path, judge: Task, missing: Missing) -> 
     Raises:
         BadDataset: A partner is missing, or a name fits two.
     """
-    if not answers.is_dir():
-        raise BadDataset("there is no such folder of answers.", where=answers)
-    named = _names(answers)
+    named = _answers(answers, judge)
     bare = _grouped(named)
     found: dict[str, Path | None] = {}
+    used: set[str] = set()
     for case in dataset.cases:
         names = _names_of(case, dataset)
-        exact = {named[name] for name in names if name in named}
-        fitting = exact or {path for name in names for path in bare.get(_bare(name), ())}
-        if len(fitting) > 1:
-            listed = _listed(sorted(path.name for path in fitting))
+        exact = {name for name in names if name in named}
+        fitting = exact or {other for name in names for other in bare.get(_bare(name), ())}
+        if len({named[name] for name in fitting}) > 1:
+            listed = _listed(sorted(named[name].name for name in fitting))
             raise BadDataset(
                 f"several answers fit case '{case.id}': {listed}", where=answers, cure="Keep one of them."
             )
-        found[case.id] = next(iter(fitting), None)
-    _refuse_strangers(found, named, answers, missing)
+        used |= fitting
+        found[case.id] = named[next(iter(fitting))] if fitting else None
+    _refuse_strangers(
+        found, set(named) - used, answers, missing, quiet=judge.unnamed_is_empty and not answers.is_dir()
+    )
     return found
+
+
+def _answers(answers: Path, judge: Task) -> dict[str, Path]:
+    """The file of each answer, by what it is called; one file may hold the answers to many cases."""
+    if answers.is_dir():
+        return _names(answers, judge)
+    if not answers.is_file():
+        raise BadDataset("there is no such folder of answers.", where=answers)
+    cases = judge.several(answers)
+    if cases is None:
+        return {_stem(answers): answers}
+    return {case.id: answers for case in cases}
 
 
 def _names_of(case: Case, dataset: Dataset) -> list[str]:
@@ -260,13 +306,15 @@ def _names_of(case: Case, dataset: Dataset) -> list[str]:
     sources = [file for file in case.truth.values() if isinstance(file, str)]
     sources += [file for inputs in case.inputs.values() for file in inputs[:1] if file]
     below = [Path(file).parent.name + "/" + images.stem(file) for file in sources]
-    return _in_order([case.id, *(images.stem(file) for file in sources), *below])
+    number = case.truth.get(tables.IMAGE_ID)
+    numbers = [] if number is None else [str(number)]
+    return _in_order([case.id, *numbers, *(images.stem(file) for file in sources), *below])
 
 
-def _grouped(named: Mapping[str, Path]) -> dict[str, list[Path]]:
-    grouped: dict[str, list[Path]] = {}
-    for name, path in named.items():
-        grouped.setdefault(_bare(name), []).append(path)
+def _grouped(named: Iterable[str]) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = {}
+    for name in named:
+        grouped.setdefault(_bare(name), []).append(name)
     return grouped
 
 
@@ -275,12 +323,21 @@ def _bare(name: str) -> str:
 
 
 def _refuse_strangers(
-    found: Mapping[str, Path | None], named: Mapping[str, Path], answers: Path, missing: Missing
+    found: Mapping[str, Path | None],
+    strangers: Iterable[str],
+    answers: Path,
+    missing: Missing,
+    *,
+    quiet: bool,
 ) -> None:
-    """Truths without an answer and answers without a truth are an error, or a warning where asked for."""
+    """Truths without an answer and answers without a truth are an error, or a warning where asked for.
+
+    With `quiet`, a truth without an answer was answered with nothing; but not all of them can have been.
+    """
     lonely = sorted(case for case, path in found.items() if path is None)
-    taken = set(found.values())
-    strange = sorted(name for name, path in named.items() if path not in taken)
+    strange = sorted(strangers)
+    if quiet and (len(lonely) < len(found) or not strange):
+        lonely = []
     faults = []
     if lonely:
         faults.append(f"{_count(lonely, 'truth')} without an answer: {_listed(lonely)}")
@@ -311,6 +368,7 @@ class _Job:
     dataset: Dataset
     answer: Path | None
     fold: int | None = None
+    silent: bool = False
 
 
 def _scored(
@@ -319,8 +377,11 @@ def _scored(
     found: Mapping[str, Path | None],
     fold: int | None,
     workers: int | None,
+    *,
+    silent: bool = False,
 ) -> list[CaseScore]:
-    jobs = [_Job(dataset.changed(cases=(case,)), found[case.id], fold) for case in cases]
+    """Judge the cases; with `silent`, one without an answer was answered with nothing."""
+    jobs = [_Job(dataset.changed(cases=(case,)), found[case.id], fold, silent) for case in cases]
     return _each(_score, jobs, workers, f"Judging {len(jobs)} cases")
 
 
@@ -329,14 +390,16 @@ def _labels(
 ) -> tuple[Label, ...]:
     jobs = [_Job(dataset.changed(cases=(case,)), found[case.id]) for case in dataset.cases]
     seen = _each(_observe, jobs, workers, "Looking for labels")
-    return judge.labels(set().union(*seen))
+    every: set[int | str] = set().union(*seen)
+    return judge.labels(every)
 
 
 def _score(job: _Job) -> CaseScore:
     judge = tasks.load(job.dataset.task)
     case = job.dataset.cases[0]
     truth = judge.read_truth(job.dataset, case)
-    answer, failure = judge.no_answer(truth), _NO_ANSWER if job.answer is None else None
+    missing = job.answer is None and not job.silent
+    answer, failure = judge.no_answer(truth), _NO_ANSWER if missing else None
     if job.answer is not None:
         try:
             answer = judge.read_answer(job.answer, truth, job.dataset)
@@ -348,18 +411,19 @@ def _score(job: _Job) -> CaseScore:
         group=case.group,
         fold=job.fold,
         values=judge.score(answer, truth, job.dataset),
+        evidence=judge.evidence(answer, truth, job.dataset),
         failure=failure,
     )
 
 
-def _observe(job: _Job) -> set[int]:
+def _observe(job: _Job) -> set[int | str]:
     judge = tasks.load(job.dataset.task)
     truth = judge.read_truth(job.dataset, job.dataset.cases[0])
     answer = judge.no_answer(truth)
     if job.answer is not None:
         with contextlib.suppress(IsocenterError):  # reported when the case is judged
             answer = judge.read_answer(job.answer, truth, job.dataset)
-    return judge.values(answer, truth)
+    return set(judge.values(answer, truth))
 
 
 def _each(

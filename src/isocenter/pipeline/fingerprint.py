@@ -48,6 +48,7 @@ def measure(dataset: Dataset, workers: int | None = None, progress: Progress | N
         labels=dataset.labels,
         paint=dataset.paint,
         ignore=dataset.ignore,
+        objects=dataset.objects,
         intensities=_intensities(dataset, examined),
         cases=tuple(cases),
         median_shape=_median([case.cropped_shape for case in cases]),

@@ -22,7 +22,7 @@ from isocenter.errors import BadModel, Interrupted, RunFailed
 from isocenter.methods.method import Batch, Method, Turn
 from isocenter.pipeline import checkpoint
 from isocenter.pipeline.batches import Batches, collate, validation_samples
-from isocenter.pipeline.prepare import Prepared
+from isocenter.pipeline.prepare import Prepared, PreparedCases
 from isocenter.pipeline.progress import Bar
 from isocenter.pipeline.run import WEIGHTS
 from isocenter.records import Fold, Training
@@ -136,12 +136,13 @@ class Learning:
             world=self.compute.world,
         )
         self.method.modules.train()
-        with (
-            stop_requested() as stop,
-            contextlib.closing(batches.stream(self.step)) as stream,
-            self._tracked(),
-        ):
-            self._loop(stream, pace, watched, bar, stop)
+        if self.method.turns:
+            with (
+                stop_requested() as stop,
+                contextlib.closing(self._stream(batches)) as stream,
+                self._tracked(),
+            ):
+                self._loop(stream, pace, watched, bar, stop)
         self.method.finish()
         self.method.modules.eval()
         return self._finish(pace)
@@ -187,6 +188,12 @@ class Learning:
             if time.monotonic() - saved >= training.checkpoint_seconds and share < 1.0:
                 self._save(pace)
                 saved = time.monotonic()
+
+    def _stream(self, batches: Batches) -> Generator[Batch, None, None]:
+        """The method's own batches where it makes them itself, else those that threads make ahead."""
+        cases = PreparedCases(self.prepared, self.fold.train)
+        own = self.method.stream(cases, self.seed, self.step)
+        yield from batches.stream(self.step) if own is None else own
 
     # ---------------------------------------------------------------------------------------- watching
 

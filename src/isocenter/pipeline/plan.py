@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, get_args
 
 import isocenter
 from isocenter import methods
@@ -18,11 +18,16 @@ from isocenter.records import Budget, Dataset, Fingerprint, Machine, Plan, Recor
 
 Speed = Callable[[Stage], float]
 
-SECTIONS = tuple(
-    name
-    for name, field in Stage.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-)
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    """The section that a stage's field holds, whether or not it may be absent."""
+    kinds = get_args(annotation) or (annotation,)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+
+
+SECTIONS = {
+    name: kind for name, field in Stage.model_fields.items() if (kind := _section_of(field.annotation))
+}
 BY_USER = "Set by the user."
 
 
@@ -67,6 +72,7 @@ def make(
         raise BadPlan(what, where=dataset.root, cure="Choose another method, or say --task.")
     chosen = methods.load(method)
     settings = chosen.Settings.parse({**_settings(changes), **_settings(wishes)}, where="settings")
+    settings, why_settings = chosen.decide(fingerprint, settings)
     place = machine or _machine(device)
     if speed is None and budget.seconds is not None:
         speed = _stopwatch(fingerprint, method, place, settings)
@@ -84,10 +90,15 @@ def make(
         labels=fingerprint.labels,
         paint=fingerprint.paint,
         ignore=fingerprint.ignore,
+        objects=fingerprint.objects,
         stages=tuple(_with_epoch(stage, len(divided[0].train)) for stage in stages),
         folds=divided,
         settings=settings.model_dump(mode="json"),
-        why={"folds": why_folds, "stages": stages[0].geometry.why.get("dims", "As the method says.")},
+        why={
+            "folds": why_folds,
+            "stages": stages[0].geometry.why.get("dims", "As the method says."),
+            **{f"settings.{name}": why for name, why in why_settings.items()},
+        },
     )
     plan = apply_overrides(plan, changes, why=f"What sets the method '{method}' apart.")
     return apply_overrides(plan, wishes)
@@ -183,6 +194,8 @@ def _set_stage(plan: Plan, stage: Stage, path: str, value: Any, why: str) -> Sta
     if path == "training.budget" and isinstance(value, str):
         value = Budget.read(value).model_dump()
     content = {name: getattr(stage, name) for name in Stage.model_fields}
+    if content[section] is None:
+        raise BadPlan(f"the stage '{stage.name}' has no {section} that could be set.", where=path)
     content[section] = override(getattr(stage, section).model_dump(), name, value)
     content[section]["why"][name] = why
     try:
@@ -195,8 +208,8 @@ def _set_stage(plan: Plan, stage: Stage, path: str, value: Any, why: str) -> Sta
 def _keys() -> list[str]:
     return [
         f"{section}.{name}"
-        for section in SECTIONS
-        for name in Stage.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
+        for section, kind in SECTIONS.items()
+        for name in kind.model_fields
         if name != "why"
     ]
 
@@ -282,6 +295,8 @@ def explain(plan: Plan) -> str:
         if len(plan.stages) > 1:
             lines += ["", stage.name, "-" * len(stage.name)]
         for section, title in TITLES.items():
+            if getattr(stage, section) is None:
+                continue
             text = _section(stage, section)
             before, first = said.setdefault(section, (text, stage.name))
             repeated = before == text and first != stage.name

@@ -8,8 +8,9 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,22 +19,25 @@ from torch import Tensor
 from isocenter import compute as computing
 from isocenter import images, methods, tasks
 from isocenter.compute import Compute
-from isocenter.errors import BadDataset, BadModel, IsocenterWarning
+from isocenter.errors import BadDataset, BadModel, BadPlan, IsocenterWarning
 from isocenter.images.image import Image
+from isocenter.images.layouts import IMAGE
 from isocenter.images.placement import Placement
-from isocenter.images.resample import resample, resample_labels
-from isocenter.methods.method import Batch
-from isocenter.methods.supervised import SupervisedMasks
+from isocenter.images.resample import resample
+from isocenter.methods.method import Arrays, Batch, Method, Network
 from isocenter.parts.stitching.tiles import stitch
-from isocenter.pipeline import checkpoint
-from isocenter.pipeline.prepare import prepare_image
+from isocenter.pipeline import checkpoint, tuning
+from isocenter.pipeline.prepare import prepare_inputs
 from isocenter.pipeline.progress import Bar, bar
 from isocenter.pipeline.run import WEIGHTS, Run
-from isocenter.records import Fingerprint, Plan, Stage
+from isocenter.records import Fingerprint, Plan, Stage, regions
+from isocenter.tasks.task import Task
 
 IN_MEMORY_BYTES = 2 * 2**30
-RASTERS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 UNMIRRORED = "The model has not learnt from mirrored images; averaging over mirrors does it harm."
+Files = str | Path | Sequence[str | Path] | Image
+Source = Files | Mapping[str, Files]
+
 CHANNEL_NUMBER = re.compile(r"^(?P<name>.+)_(?P<channel>\d{4})$")
 
 
@@ -43,57 +47,75 @@ class Answer:
 
     Attributes:
         answer: Of the task's own type; for segmentation label values (*space).
-        image: What was answered.
+        image: What was answered; of several images, the first.
+        task: Knows how the answer is saved.
         probabilities: (output, *space) where asked for.
         uncertainty: Entropy of the probabilities, 0 … 1, (*space) where asked for.
         maps: The method's own maps by name, (*space), where asked for.
     """
 
-    answer: np.ndarray
+    answer: Any
     image: Image
+    task: Task
     probabilities: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
     maps: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> Path:
         """Write the answer on the grid of the image, in the format that the suffix names."""
-        images.write(self.answer[None], Path(path), self.image)
+        self.task.save(self.answer, Path(path), self.image)
         return Path(path)
 
 
 @dataclass
 class Member:
-    """One stage with the networks of one or several folds, whose outputs are averaged tile by tile."""
+    """One stage with the networks of one or several folds, whose outputs are averaged."""
 
     stage: Stage
-    methods: tuple[SupervisedMasks, ...]
+    methods: tuple[Method, ...]
     compute: Compute
 
     def outputs(
-        self, array: np.ndarray, folder: Path, *, mirror: Sequence[int], shown: Bar | None = None
-    ) -> np.ndarray:
-        """Averaged scores (output, *space) of a prepared image; on disk when they are large."""
-        shape = (self.methods[0].encoding.outputs, *array.shape[1:])
+        self, arrays: Arrays, folder: Path, *, mirror: Sequence[int] = (), shown: Bar | None = None
+    ) -> Arrays:
+        """What the networks say of a prepared case, by name; maps too large for memory lie on disk."""
+        first = self.methods[0]
+        if not first.tiled:
+            return first.merge([each.respond(arrays, self._network(each)) for each in self.methods])
+        sizes = first.outputs
+        shape = (sum(sizes.values()), *arrays[IMAGE].shape[1:])
         out = None
         if math.prod(shape) * 4 > IN_MEMORY_BYTES:
-            out = np.lib.format.open_memmap(folder / "scores.npy", mode="w+", dtype=np.float32, shape=shape)
-        return self._stitched(array, self._scores, mirror=mirror, out=out, shown=shown)
+            out = np.lib.format.open_memmap(folder / "outputs.npy", mode="w+", dtype=np.float32, shape=shape)
+        stitched = self._stitched(arrays, self._averaged, mirror=mirror, out=out, shown=shown)
+        ends = list(accumulate(sizes.values(), initial=0))
+        return {name: stitched[low:high] for name, (low, high) in zip(sizes, pairwise(ends), strict=True)}
 
-    def maps(self, array: np.ndarray) -> dict[str, np.ndarray]:
+    def maps(self, arrays: Arrays) -> dict[str, np.ndarray]:
         """The method's own maps (*space) of a prepared image, by name; of the first fold's network."""
         names: list[str] = []
 
         def look(batch: Batch) -> Tensor:
             found = self.methods[0].maps(batch)
             names[:] = found
-            return torch.cat(list(found.values()), dim=1) if found else batch["image"][:, :1]
+            return torch.cat(list(found.values()), dim=1) if found else batch[IMAGE][:, :1]
 
-        stitched = self._stitched(array, look)
+        stitched = self._stitched(arrays, look)
         return dict(zip(names, stitched, strict=True)) if names else {}
+
+    def _network(self, method: Method) -> Network:
+        """The method's `forward` for its `respond`: on its device, in its precision, without gradients."""
+
+        def network(batch: Batch) -> dict[str, Tensor]:
+            with torch.inference_mode(), self.compute.autocast():
+                given = method.forward(self.compute.move(batch))
+            return {name: value.float().cpu() for name, value in given.items()}
+
+        return network
 
     def _stitched(
         self,
-        array: np.ndarray,
+        arrays: Arrays,
         network: Callable[[Batch], Tensor],
         *,
         mirror: Sequence[int] = (),
@@ -106,34 +128,37 @@ class Member:
         if across is not None:
             tile.insert(across, 1)
             axes = [axis + (axis >= across) for axis in axes]
+        names = [name for name in (IMAGE, "earlier") if name in arrays]
+        counts = [len(arrays[name]) for name in names]
+        planes = [np.asarray(arrays[name], dtype=np.float32) for name in names]
         with torch.inference_mode():
             stitched = stitch(
-                torch.from_numpy(array),
+                torch.from_numpy(np.concatenate(planes) if len(planes) > 1 else planes[0]),
                 tile,
-                lambda tiles: self._forward(tiles, across, network),
+                lambda tiles: self._forward(_parted(tiles, names, counts), network),
                 overlap=self.stage.prediction.overlap,
                 batch=self.stage.prediction.batch,
                 mirror=axes,
+                unmirrored=self.methods[0].unmirrored,
                 border=self.stage.prediction.border,
                 out=out,
                 progress=None if shown is None else _advance(shown),
             )
         return stitched.numpy()
 
-    def _forward(self, tiles: Tensor, across: int | None, network: Callable[[Batch], Tensor]) -> Tensor:
-        if across is not None:
-            tiles = tiles.squeeze(across + 2)
-        channels = len(self.methods[0].plan.channels)
-        batch = self.compute.move({"image": tiles[:, :channels]})
-        if tiles.shape[1] > channels:
-            batch |= self.compute.move({"earlier": tiles[:, channels:]})
+    def _forward(self, tiles: Mapping[str, Tensor], network: Callable[[Batch], Tensor]) -> Tensor:
+        across = self.stage.geometry.slice_axis
+        flat = {name: tile if across is None else tile.squeeze(across + 2) for name, tile in tiles.items()}
         with self.compute.autocast():
-            given = network(batch).float().cpu()
+            given = network(self.compute.move(flat)).float().cpu()
         return given if across is None else given.unsqueeze(across + 2)
 
-    def _scores(self, batch: Batch) -> Tensor:
-        """The mean over the folds' networks."""
-        return torch.stack([method.forward(batch)["scores"].float() for method in self.methods]).mean(dim=0)
+    def _averaged(self, batch: Batch) -> Tensor:
+        """The mean over the folds' networks, one output behind the other."""
+        given = [
+            torch.cat([part.float() for part in method.forward(batch).values()], dim=1) for method in self.methods
+        ]
+        return torch.stack(given).mean(dim=0)
 
 
 class Model:
@@ -176,17 +201,19 @@ class Model:
         kind = methods.load(self.plan.method)
         loaded = []
         for number in folds:
-            method = cast(SupervisedMasks, kind(self.plan, stage))
+            method = kind(self.plan, stage)
             folder = self.run.stage(number, name, len(self.plan.stages))
             checkpoint.load_weights(method, folder / WEIGHTS)
             method.modules.eval()
             compute.place(method)
+            method.tuned = tuning.read(folder)
             loaded.append(method)
+        loaded[0].tuned = tuning.together([method.tuned for method in loaded])
         return Member(stage, tuple(loaded), compute)
 
     def predict(
         self,
-        source: str | Path | Sequence[str | Path] | Image,
+        source: Source,
         *,
         probabilities: bool = False,
         uncertainty: bool = False,
@@ -194,10 +221,11 @@ class Model:
         mirror: bool | None = None,
         shown: Bar | None = None,
     ) -> Answer:
-        """Answer for one image.
+        """Answer for one image, or for several that belong together.
 
         Args:
-            source: A file, a DICOM folder, one file per channel, or an image.
+            source: A file, a DICOM folder, one file per channel, or an image; where the task needs several
+                images, such a source for each of its roles, by name.
             probabilities: Keep each output's probability on the file's grid.
             uncertainty: Keep the entropy of the probabilities.
             maps: Keep the method's own maps, such as attention gates.
@@ -207,34 +235,35 @@ class Model:
         Raises:
             BadDataset: The image has another number of channels or axes than the model was trained on.
         """
-        image = self._read(source)
+        inputs = self._read(source)
         with tempfile.TemporaryDirectory(prefix="isocenter-") as folder:
-            scores, placement = self.scores(image, Path(folder), mirror=mirror, shown=shown)
+            outputs, placement = self.outputs(inputs, Path(folder), mirror=mirror, shown=shown)
             first = self.members[0].methods[0]
-            answer = first.polish(first.decode({"scores": scores}, placement), self.choice)
+            answer = first.polish(first.decode(outputs, placement), self.choice)
             spread = None
             if probabilities or uncertainty:
-                spread = _probabilities(scores, placement, first.encoding.overlapping)
-            del scores
+                spread = _probabilities(first, outputs, placement)
+            del outputs
         return Answer(
             answer,
-            image,
+            inputs[0],
+            self.task,
             probabilities=spread if probabilities else None,
-            uncertainty=_entropy(spread, first.encoding.overlapping)
-            if uncertainty and spread is not None
-            else None,
-            maps=self._maps(image) if maps else {},
+            uncertainty=None if spread is None or not uncertainty else _entropy(spread, self._exclusive),
+            maps=self._maps(inputs) if maps else {},
         )
 
-    def _maps(self, image: Image) -> dict[str, np.ndarray]:
+    @property
+    def _exclusive(self) -> bool:
+        """Whether outputs exclude each other, so that their probabilities add up to 1."""
+        return not regions(self.plan.labels)
+
+    def _maps(self, inputs: Sequence[Image]) -> dict[str, np.ndarray]:
         """The first member's maps on the image's own grid."""
         member = self.members[0]
-        array, placement = prepare_image(image, member.stage)
-        if member.stage.name in self.earlier:
-            with tempfile.TemporaryDirectory(prefix="isocenter-") as folder:
-                earlier = self._earlier(member, image, placement, (), Path(folder))
-            array = np.concatenate([array, earlier])
-        found = member.maps(array)
+        with tempfile.TemporaryDirectory(prefix="isocenter-") as folder:
+            arrays, placement = self._arrays(member, inputs, (), Path(folder))
+            found = member.maps(arrays) if member.methods[0].tiled else {}
         if not found:
             warnings.warn(
                 f"{self.plan.method} has no maps of its own to be written.", IsocenterWarning, stacklevel=4
@@ -244,50 +273,62 @@ class Model:
             for name, map_ in found.items()
         }
 
-    def scores(
-        self, image: Image, folder: Path, *, mirror: bool | None = None, shown: Bar | None = None
-    ) -> tuple[np.ndarray, Placement]:
-        """Averaged scores (output, *space) on the first member's grid, and where that grid lies in the file.
+    def outputs(
+        self, inputs: Sequence[Image], folder: Path, *, mirror: bool | None = None, shown: Bar | None = None
+    ) -> tuple[Arrays, Placement]:
+        """Averaged outputs on the first member's grid, and where that grid lies in the (first) file.
 
         Args:
-            image: With the channels that the model knows.
-            folder: Where scores too large for memory are kept while they are needed.
+            inputs: With the channels that the model knows.
+            folder: Where outputs too large for memory are kept while they are needed.
             mirror: As for `predict`.
             shown: As for `predict`.
         """
-        first, placement = self._of(self.members[0], image, mirror, folder, shown)
-        if len(self.members) == 1:
-            return first, placement
-        overlapping = self.members[0].methods[0].encoding.overlapping
-        total = _as_probabilities(first, overlapping)
-        for member in self.members[1:]:
-            scores, _ = self._of(member, image, mirror, folder, shown)
-            total += resample(_as_probabilities(scores, overlapping), placement.shape, 1)
-        return _as_scores(total / len(self.members), overlapping), placement
+        answered = [self._of(member, inputs, mirror, folder, shown) for member in self.members]
+        if len(answered) == 1:
+            return answered[0]
+        return self.members[0].methods[0].combine(answered), answered[0][1]
 
     def _of(
-        self, member: Member, image: Image, mirror: bool | None, folder: Path, shown: Bar | None
-    ) -> tuple[np.ndarray, Placement]:
-        array, placement = prepare_image(image, member.stage)
+        self,
+        member: Member,
+        inputs: Sequence[Image],
+        mirror: bool | None,
+        folder: Path,
+        shown: Bar | None,
+    ) -> tuple[Arrays, Placement]:
         axes = member.stage.prediction.mirror if mirror is not False else ()
         if mirror and not axes:
             warnings.warn(UNMIRRORED, IsocenterWarning, stacklevel=4)
             axes = tuple(range(member.stage.geometry.dims))
-        if member.stage.name in self.earlier:
-            array = np.concatenate([array, self._earlier(member, image, placement, axes, folder)])
-        return member.outputs(array, folder, mirror=axes, shown=shown), placement
+        arrays, placement = self._arrays(member, inputs, axes, folder)
+        return member.outputs(arrays, folder, mirror=axes, shown=shown), placement
 
-    def _earlier(
-        self, member: Member, image: Image, placement: Placement, axes: Sequence[int], folder: Path
-    ) -> np.ndarray:
-        """The earlier stage's answer as one plane per label, on this stage's grid."""
-        before = self.earlier[member.stage.name]
-        array, place = prepare_image(image, before.stage)
-        scores = before.outputs(array, folder, mirror=axes)
-        answer = before.methods[0].decode({"scores": scores}, place)
-        return planes(answer, before.methods[0], placement)
+    def _arrays(
+        self, member: Member, inputs: Sequence[Image], axes: Sequence[int], folder: Path
+    ) -> tuple[Arrays, Placement]:
+        """A question's prepared arrays, with what an earlier stage says of it."""
+        arrays, placement = prepare_inputs(inputs, member.methods[0])
+        before = self.earlier.get(member.stage.name)
+        if before is not None:
+            shown, place = prepare_inputs(inputs, before.methods[0])
+            answer = before.methods[0].decode(before.outputs(shown, folder, mirror=axes), place)
+            arrays |= member.methods[0].earlier(answer, placement)
+        return arrays, placement
 
-    def _read(self, source: str | Path | Sequence[str | Path] | Image) -> Image:
+    def _read(self, source: Source) -> list[Image]:
+        roles = self.task.inputs
+        if not isinstance(source, Mapping):
+            source = {roles[0]: source}
+        absent = [role for role in roles if role not in source]
+        if absent:
+            raise BadDataset(
+                f"an answer needs {len(roles)} images ({', '.join(roles)}); {', '.join(absent)} is missing.",
+                cure="Give it with --fixed." if "fixed" in absent else "",
+            )
+        return [self._read_one(source[role]) for role in roles]
+
+    def _read_one(self, source: Files) -> Image:
         if not isinstance(source, Image):
             sources = [source] if isinstance(source, str | Path) else list(source)
             source = images.read_channels(sources)
@@ -322,13 +363,6 @@ def default_members(plan: Plan) -> tuple[str, ...]:
     return ("3d_fullres",) if "3d_fullres" in names else (names[-1],)
 
 
-def planes(answer: np.ndarray, method: SupervisedMasks, placement: Placement) -> np.ndarray:
-    """A label answer on the file's grid as planes (label, *space) of 0 and 1 on a network's grid."""
-    values = resample_labels(answer[placement.box], placement.shape)
-    found = [np.isin(values, list(label.values)) for label in method.plan.labels]
-    return np.stack(found).astype(np.uint8)
-
-
 # --------------------------------------------------------------------------------------------- many files
 
 
@@ -344,8 +378,12 @@ def predict(
     maps: bool = False,
     mirror: bool | None = None,
     overwrite: bool = False,
+    fixed: str | Path | None = None,
 ) -> list[Path]:
     """Answer for many images in one process; answers that exist are left alone unless `overwrite`.
+
+    Args:
+        fixed: Where the task brings images together, the one that stays where it is.
 
     Returns:
         The answer of every input, in order.
@@ -356,7 +394,8 @@ def predict(
     model = load(folder, device=device)
     fingerprint = model.run.fingerprint
     wanted = list(expand(inputs, len(model.plan.channels)))
-    paths = _named(wanted, out, flat=model.plan.dims == 2)
+    paths = _named(wanted, out, model)
+    still = _still(model, fixed)
     computing_threads = torch.get_num_threads() if workers is None else workers
     with (
         computing.threads(computing_threads),
@@ -367,11 +406,25 @@ def predict(
                 image = images.read_channels(sources)
                 _warn_if_unfamiliar(image, fingerprint)
                 answer = model.predict(
-                    image, probabilities=probabilities, uncertainty=uncertainty, maps=maps, mirror=mirror
+                    {**still, model.task.inputs[-1]: image},
+                    probabilities=probabilities,
+                    uncertainty=uncertainty,
+                    maps=maps,
+                    mirror=mirror,
                 )
                 _save(model, answer, path)
             shown.reach(done + 1)
     return paths
+
+
+def _still(model: Model, fixed: str | Path | None) -> dict[str, Files]:
+    """The image that all others are brought to, under its role, where the task asks for one."""
+    if fixed is None:
+        return {}
+    if "fixed" not in model.task.inputs:
+        raise BadPlan(f"a model for {model.task.name} takes no fixed image.", cure="Leave --fixed out.")
+    channels = next(iter(expand([fixed], len(model.plan.channels))))
+    return {"fixed": images.read_channels(channels)}
 
 
 def _warn_if_unfamiliar(image: Image, fingerprint: Fingerprint) -> None:
@@ -435,15 +488,14 @@ def _grouped(sources: Sequence[str], channels: int) -> Iterator[list[str]]:
         yield [files[number] for number in sorted(files)]
 
 
-def _named(wanted: Sequence[Sequence[str]], out: Path, *, flat: bool) -> list[Path]:
+def _named(wanted: Sequence[Sequence[str]], out: Path, model: Model) -> list[Path]:
     """An answer's file for each input: the input's own name."""
     paths = []
     for sources in wanted:
         name = images.stem(sources[0])
         if len(sources) > 1 and (matched := CHANNEL_NUMBER.match(name)):
             name = matched["name"]
-        suffix = ".png" if flat and Path(sources[0]).suffix.lower() in RASTERS else ".nii.gz"
-        paths.append(out / f"{name}{suffix}")
+        paths.append(out / f"{name}{model.task.suffix(model.plan.dims, str(sources[0]))}")
     twice = {path.name for path in paths if paths.count(path) > 1}
     if twice:
         raise BadDataset(
@@ -478,34 +530,38 @@ def unfamiliar(image: Image, fingerprint: Fingerprint) -> list[str]:
 # ------------------------------------------------------------------------------------------ probabilities
 
 
-def _as_probabilities(scores: np.ndarray, overlapping: bool) -> np.ndarray:
-    tensor = torch.from_numpy(np.asarray(scores))
-    return (torch.sigmoid(tensor) if overlapping else torch.softmax(tensor, dim=0)).numpy()
-
-
-def _as_scores(probabilities: np.ndarray, overlapping: bool) -> np.ndarray:
-    clipped = np.clip(probabilities, 1e-7, 1 - 1e-7)
-    return np.asarray(np.log(clipped) - (np.log1p(-clipped) if overlapping else 0))
-
-
-def _probabilities(scores: np.ndarray, placement: Placement, overlapping: bool) -> np.ndarray:
+def _probabilities(method: Method, outputs: Arrays, placement: Placement) -> np.ndarray | None:
     """Probabilities (output, *space) on the file's grid; outside the box all is background."""
-    inside = resample(_as_probabilities(scores, overlapping), placement.cropped, 1)
+    known = method.probabilities(outputs)
+    if known is None:
+        warnings.warn(
+            f"{method.plan.method} gives no probabilities that could be written.",
+            IsocenterWarning,
+            stacklevel=4,
+        )
+        return None
+    inside = resample(known, placement.cropped, 1)
     whole = np.stack([placement.whole(plane) for plane in inside])
-    if not overlapping:
+    if not regions(method.plan.labels):
         outside = placement.whole(np.zeros(placement.cropped, dtype=np.float32), fill=1)
         whole[0] += outside
     return whole
 
 
-def _entropy(probabilities: np.ndarray, overlapping: bool) -> np.ndarray:
+def _entropy(probabilities: np.ndarray, exclusive: bool) -> np.ndarray:
     """Entropy as a share of the largest possible one."""
     clipped = np.clip(probabilities, 1e-7, 1)
-    if overlapping:
+    if not exclusive:
         other = np.clip(1 - probabilities, 1e-7, 1)
         each = -(clipped * np.log(clipped) + other * np.log(other)) / math.log(2)
         return np.asarray(each.max(axis=0), dtype=np.float32)
     return np.asarray(-(clipped * np.log(clipped)).sum(axis=0) / math.log(len(clipped)), dtype=np.float32)
+
+
+def _parted(tiles: Tensor, names: Sequence[str], counts: Sequence[int]) -> dict[str, Tensor]:
+    """Tiles whose channels are those of several arrays, array by array."""
+    ends = list(accumulate(counts, initial=0))
+    return {name: tiles[:, low:high] for name, (low, high) in zip(names, pairwise(ends), strict=True)}
 
 
 def _advance(shown: Bar) -> Callable[[int, int], None]:

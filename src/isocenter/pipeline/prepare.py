@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 
-from isocenter import images
-from isocenter.errors import BadDataset, RunFailed
+from isocenter import tasks
+from isocenter.errors import RunFailed
 from isocenter.files import as_fault
 from isocenter.images.image import Image
-from isocenter.images.layouts import TRUTH, read_image, read_truth
+from isocenter.images.layouts import IMAGE, read_image
 from isocenter.images.placement import Placement, network_shape, nonzero_box
-from isocenter.images.resample import resample, resample_labels
+from isocenter.images.resample import resample
 from isocenter.methods.method import Arrays, Method
 from isocenter.parts.rules.normalisation import normalise
 from isocenter.records import Case, Dataset, Fingerprint, Normalisation, Plan, Stage
 
-VERSION = 1
+VERSION = 2
 
 
 def cache_root() -> Path:
@@ -82,24 +82,59 @@ def _orders(stage: Stage) -> list[int]:
     ]
 
 
+def prepare_inputs(images: Sequence[Image], method: Method) -> tuple[Arrays, Placement]:
+    """The images of one question on the network's grid, and where the first one's lies in its file.
+
+    Where a question needs several images each has its grid beside it: `grid`, 4 × 4, from the reversed index
+    to RAS+ mm.
+    """
+    parts: list[Arrays] = []
+    placements = []
+    for image in images:
+        array, placement = prepare_image(image, method.stage)
+        part: Arrays = {IMAGE: array}
+        if method.companions:
+            part["grid"] = placement.grid.affine
+        parts.append(part)
+        placements.append(placement)
+    return parts[0] if len(parts) == 1 else method.join(parts), placements[0]
+
+
 def prepare_case(dataset: Dataset, case: Case, method: Method) -> tuple[Arrays, Placement]:
-    """All arrays of one case: `image`; `label` where the truth is known; `objects` where it numbers objects.
+    """All arrays of one case: `image`, and the truth as its task lays it onto the network's grid.
+
+    A case that names several images is prepared image by image, each with the truths whose keys begin with
+    the image's role.
 
     Raises:
         BadDataset: A channel is missing, or image and truth do not share a grid.
     """
-    image = read_image(dataset, case)
-    array, placement = prepare_image(image, method.stage)
-    arrays: Arrays = {"image": array}
-    if TRUTH in case.truth:
-        truth = read_truth(dataset, case)
-        if problem := image.geometry.difference(truth.geometry):
-            raise BadDataset(f"image and label do not share a grid: {problem}", where=case.truth[TRUTH])
-        arrays["label"] = resample_labels(truth.array[0][placement.box], placement.shape)
-        if dataset.objects:
-            numbers = images.read_labels(dataset.path(str(case.truth[TRUTH])))
-            arrays["objects"] = resample_labels(numbers.array[0][placement.box], placement.shape)
-    return method.prepare(arrays), placement
+    task = tasks.load(method.plan.task)
+    parts, placements = [], []
+    for part in single_images(case, task.inputs):
+        arrays, placement = prepare_inputs([read_image(dataset, part)], method)
+        if part.truth:
+            arrays |= task.place(task.read_truth(dataset, part), placement, dataset)
+        parts.append(arrays)
+        placements.append(placement)
+    return method.prepare(parts[0] if len(parts) == 1 else method.join(parts)), placements[0]
+
+
+def single_images(case: Case, roles: Sequence[str]) -> list[Case]:
+    """The images of a case, each as a case of its own with its truth."""
+    if IMAGE in case.inputs:
+        return [case]
+    return [
+        case.changed(
+            inputs={IMAGE: case.inputs[role]},
+            truth={
+                key.removeprefix(f"{role}_"): value
+                for key, value in case.truth.items()
+                if key.startswith(f"{role}_")
+            },
+        )
+        for role in roles
+    ]
 
 
 # ------------------------------------------------------------------------------------------------- the cache
@@ -147,6 +182,25 @@ class Prepared:
                 _renamed(beside, target)
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
+
+
+class PreparedCases(Mapping[str, Arrays]):
+    """Some prepared cases by id; a case is read when it is asked for."""
+
+    def __init__(self, prepared: Prepared, case_ids: Sequence[str]) -> None:
+        self.prepared = prepared
+        self.case_ids = tuple(case_ids)
+
+    def __getitem__(self, case_id: str) -> Arrays:
+        if case_id not in self.case_ids:
+            raise KeyError(case_id)
+        return self.prepared.arrays(case_id)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.case_ids)
+
+    def __len__(self) -> int:
+        return len(self.case_ids)
 
 
 def _renamed(beside: Path, target: Path) -> None:

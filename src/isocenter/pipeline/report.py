@@ -18,7 +18,7 @@ from isocenter.images import layouts
 from isocenter.pipeline import report_pages
 from isocenter.pipeline.report_pages import charts, paragraph
 from isocenter.records import CaseScore, Choice, Dataset, Fingerprint, Interval, Plan, Record, Scores
-from isocenter.tasks.segmentation import MEAN
+from isocenter.tasks.single import MEAN
 from isocenter.tasks.task import Picture, Task
 
 PICTURES = 24

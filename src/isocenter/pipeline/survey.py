@@ -12,20 +12,22 @@ import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isocenter import tasks
 from isocenter.errors import IsocenterError, IsocenterWarning, RunFailed
 from isocenter.images.image import Image
-from isocenter.images.layouts import IMAGE, TRUTH, read_image, read_truth
-from isocenter.images.layouts.labels import counted
+from isocenter.images.layouts import read_image
 from isocenter.images.layouts.listing import unreadable
 from isocenter.images.placement import nonzero_box
-from isocenter.records import Case, CaseMeasure, Dataset, Finding, Label, regions
+from isocenter.pipeline.prepare import single_images
+from isocenter.records import Case, CaseMeasure, Dataset, Finding
+from isocenter.tasks.label_files import where
 
 Progress = Callable[[int, int], None]
 """Called with the number of cases done and of all."""
@@ -34,7 +36,6 @@ DRAWS_PER_CASE = 10_000
 DRAWS_IN_ALL = 20_000_000
 
 _BLOCK = 1 << 20
-_EXACT_MM = 1e-9
 _FEWEST = 8
 
 
@@ -60,7 +61,6 @@ class Examined:
     findings: tuple[Finding, ...] = ()
     measure: CaseMeasure | None = None
     draws: Draws | None = None
-    counts: dict[int, int] = field(default_factory=dict)
     facing: str = ""
 
 
@@ -97,9 +97,10 @@ def survey(dataset: Dataset, workers: int | None = None, progress: Progress | No
 
 def examine(dataset: Dataset, case: Case, draws: int = DRAWS_PER_CASE) -> Examined:
     """Read one case and measure it. A fault becomes a finding, so that all cases are heard."""
+    task = tasks.load(dataset.task)
     try:
-        image = read_image(dataset, case)
-        truth = read_truth(dataset, case)
+        parts = [(part, read_image(dataset, part)) for part in single_images(case, task.inputs)]
+        seen = [task.measure(task.read_truth(dataset, part), image, dataset, part) for part, image in parts]
     except IsocenterError as error:
         place = error.where or dataset.root
         return Examined(case, (Finding(level="error", where=place, what=error.what, cure=error.cure),))
@@ -108,93 +109,48 @@ def examine(dataset: Dataset, case: Case, draws: int = DRAWS_PER_CASE) -> Examin
         return Examined(
             case, (Finding(level="error", where=str(fault.where), what=fault.what, cure=fault.cure),)
         )
-    findings = [*_grid_findings(dataset, case, image, truth)]
-    if any(finding.level == "error" for finding in findings):
+    findings = [finding for part, image in parts for finding in _channel_findings(dataset, part, image)]
+    measurable = not findings and all(measured.digest for measured in seen)
+    findings += [finding for measured in seen for finding in measured.findings]
+    if not measurable:
         return Examined(case, tuple(findings))
-    counts = counted(truth.array)
-    findings += _voxel_findings(dataset, case, image, counts)
-    foreground = _foreground(truth.array[0], dataset.ignore)
+    for part, image in parts:
+        findings += _voxel_findings(dataset, part, image)
+    (_, image), measured = parts[0], seen[0]
     _, cropped = nonzero_box(image.array)
     measure = CaseMeasure(
         id=case.id,
         shape=image.shape,
         cropped_shape=cropped,
         spacing_mm=image.spacing_mm,
-        voxels={label.name: sum(counts.get(v, 0) for v in set(label.values)) for label in dataset.labels},
-        components=_components(truth.array[0], foreground, dataset.labels),
-        content=_content(image, truth),
+        voxels=measured.voxels,
+        components=measured.components,
+        extents=measured.extents,
+        content="-".join([*(_content(image) for _, image in parts), *(each.digest for each in seen)]),
     )
-    drawn = _draw(image.array, foreground, draws, zlib.crc32(case.id.encode()))
-    return Examined(case, tuple(findings), measure, drawn, counts, _facing(image))
+    drawn = _draw(image.array, measured.foreground, draws, zlib.crc32(case.id.encode()))
+    return Examined(case, tuple(findings), measure, drawn, _facing(image))
 
 
-def where(dataset: Dataset, case: Case, key: str = "image") -> str:
-    """The file to name in a finding: the case's image, or its labels."""
-    files = case.inputs[IMAGE] if key == "image" else (case.truth.get(key),)
-    named = [str(dataset.path(str(file))) for file in files if file]
-    return named[0] if named else dataset.root
+def files_of(case: Case) -> list[str]:
+    """All files that a case names, its images first."""
+    named = [file for files in case.inputs.values() for file in files if file]
+    return named + [file for file in case.truth.values() if isinstance(file, str)]
 
 
 # ---------------------------------------------------------------------------------------------- findings
 
 
-def _grid_findings(dataset: Dataset, case: Case, image: Image, truth: Image) -> list[Finding]:
-    findings = []
-    if image.channels != len(dataset.channels):
-        findings.append(
-            Finding(
-                level="error",
-                where=where(dataset, case),
-                what=f"holds {image.channels} channels where the dataset has {len(dataset.channels)}.",
-                cure="Bring all cases to the same channels.",
-            )
-        )
-    moved = image.geometry.difference(truth.geometry)
-    if moved is not None:
-        findings.append(
-            Finding(
-                level="error",
-                where=where(dataset, case, "label"),
-                what=f"the labels do not lie on the image's grid: {moved}.",
-                cure="Resample the labels onto the image, or correct the header that is wrong.",
-            )
-        )
-    elif (off := image.geometry.displacement(truth.geometry)) > _EXACT_MM:
-        findings.append(
-            Finding(
-                level="warning",
-                where=where(dataset, case, "label"),
-                what=f"the labels' grid lies {off:.2g} mm off the image's; taken as the same.",
-                cure="Nothing needs to be done: headers are rounded that way.",
-            )
-        )
-    return findings
+def _channel_findings(dataset: Dataset, case: Case, image: Image) -> list[Finding]:
+    if image.channels == len(dataset.channels):
+        return []
+    what = f"holds {image.channels} channels where the dataset has {len(dataset.channels)}."
+    cure = "Bring all cases to the same channels."
+    return [Finding(level="error", where=where(dataset, case), what=what, cure=cure)]
 
 
-def _voxel_findings(dataset: Dataset, case: Case, image: Image, counts: dict[int, int]) -> list[Finding]:
-    findings = []
-    declared = {value for label in dataset.labels for value in label.values} | {0, dataset.ignore}
-    undeclared = sorted(set(counts) - declared)
-    if undeclared:
-        listed = ", ".join(f"{value} ({counts[value]:,} voxels)" for value in undeclared[:5])
-        findings.append(
-            Finding(
-                level="error",
-                where=where(dataset, case, "label"),
-                what=f"holds values that no label declares: {listed}.",
-                cure="Declare them in dataset.json (or isocenter.json), or set them to 0.",
-            )
-        )
-    if not set(counts) - {0, dataset.ignore}:
-        findings.append(
-            Finding(
-                level="warning",
-                where=where(dataset, case, "label"),
-                what="the mask is empty.",
-                cure="Right if there is nothing to be found; the case then teaches what background is.",
-            )
-        )
-    findings += [_constant(dataset, case, at) for at, one in enumerate(image.array) if one.min() == one.max()]
+def _voxel_findings(dataset: Dataset, case: Case, image: Image) -> list[Finding]:
+    findings = [_constant(dataset, case, at) for at, one in enumerate(image.array) if one.min() == one.max()]
     if min(image.shape) < _FEWEST:
         slices = image.shape[0] == 1 and image.dims == 3
         findings.append(
@@ -223,12 +179,7 @@ def _with_warnings(
     dataset: Dataset, examined: list[Examined], told: Sequence[warnings.WarningMessage]
 ) -> list[Examined]:
     """Put each warning that was caught to the case whose file it names; pass on those of other libraries."""
-    owner = {
-        str(dataset.path(str(file))): at
-        for at, one in enumerate(examined)
-        for file in (*one.case.inputs[IMAGE], one.case.truth.get(TRUTH))
-        if file
-    }
+    owner = {str(dataset.path(file)): at for at, one in enumerate(examined) for file in files_of(one.case)}
     extra: dict[int, list[Finding]] = {}
     for warning in told:
         file, _, what = str(warning.message).partition(": ")
@@ -247,54 +198,17 @@ def _with_warnings(
 # ---------------------------------------------------------------------------------------------- measures
 
 
-def _foreground(labels: NDArray[Any], ignore: int | None) -> NDArray[np.bool_]:
-    mask: NDArray[np.bool_] = labels != 0
-    if ignore is not None:
-        mask &= labels != ignore
-    return mask
-
-
-def _components(
-    labels: NDArray[Any], foreground: NDArray[np.bool_], wanted: tuple[Label, ...]
-) -> dict[str, int]:
-    """Connected components by label, diagonal neighbours included.
-
-    Labels of one value each are numbered together in one pass; regions need a pass each.
-    """
-    import cc3d
-
-    if not foreground.any():
-        return {label.name: 0 for label in wanted}
-    start, shape = nonzero_box(foreground[None])
-    box = labels[tuple(slice(at, at + size) for at, size in zip(start, shape, strict=True))]
-    near: Literal[8, 26] = 26 if box.ndim == 3 else 8
-    box = np.atleast_2d(box)
-    if regions(wanted) or any(len(label.values) > 1 for label in wanted):
-        masks = {label.name: np.isin(box, label.values) for label in wanted}
-        return {
-            name: int(cc3d.connected_components(mask, connectivity=near, return_N=True)[1])
-            for name, mask in masks.items()
-        }
-    parts, count = cc3d.connected_components(box, connectivity=near, return_N=True)
-    value_of = np.zeros(count + 1, dtype=box.dtype)
-    value_of[parts.reshape(-1)] = box.reshape(-1)
-    found = counted(value_of[1:])
-    return {label.name: found.get(label.values[0], 0) for label in wanted}
-
-
-def _content(image: Image, truth: Image) -> str:
-    """Two BLAKE2b digests: of the image's voxels, and of the labels with the grid."""
+def _content(image: Image) -> str:
+    """A BLAKE2b digest of the image's voxels."""
     voxels = hashlib.blake2b(f"{image.array.dtype.name} {image.array.shape}".encode(), digest_size=16)
     voxels.update(np.ascontiguousarray(image.array).data)
-    labels = hashlib.blake2b(truth.affine.tobytes(), digest_size=16)
-    labels.update(np.ascontiguousarray(truth.array).data)
-    return f"{voxels.hexdigest()}-{labels.hexdigest()}"
+    return voxels.hexdigest()
 
 
-def _draw(image: NDArray[Any], foreground: NDArray[np.bool_], count: int, seed: int) -> Draws:
+def _draw(image: NDArray[Any], foreground: NDArray[np.bool_] | None, count: int, seed: int) -> Draws:
     """Draw intensities from the foreground, block by block, as nnU-Net does: each case counts the same."""
-    inside = bool(foreground.any())
-    mask = (foreground if inside else (image != 0).any(axis=0)).reshape(-1)
+    inside = foreground is not None and bool(foreground.any())
+    mask = (foreground if foreground is not None and inside else (image != 0).any(axis=0)).reshape(-1)
     if not mask.any():
         mask = np.ones_like(mask)
     ranks = np.sort(np.random.default_rng(seed).integers(0, np.count_nonzero(mask), count))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -9,19 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import isocenter
 from isocenter import compute as computing
-from isocenter import files, images, methods
+from isocenter import files, methods, tasks
 from isocenter.compute import Compute, seed_step
 from isocenter.errors import BadDataset, BadPlan, IsocenterWarning, RunFailed
-from isocenter.images.layouts import read_image
+from isocenter.images.layouts import read_image, read_inputs
 from isocenter.methods.method import Method
-from isocenter.methods.supervised import SupervisedMasks
 from isocenter.parts.rules.budget import ELEMENTS_PER_GB
 from isocenter.parts.rules.topology import elements
-from isocenter.pipeline import checkpoint, choose, cluster, progress
+from isocenter.pipeline import checkpoint, choose, cluster, progress, tuning
 from isocenter.pipeline.check import check
 from isocenter.pipeline.cluster import Where
 from isocenter.pipeline.evaluate import score_cases, write_scores
@@ -34,7 +34,7 @@ from isocenter.pipeline.learn import (
     refuse_tracker_that_is_absent,
 )
 from isocenter.pipeline.plan import make
-from isocenter.pipeline.predict import Model, planes
+from isocenter.pipeline.predict import Model
 from isocenter.pipeline.prepare import Prepared, cache_root, prepare, prepare_image
 from isocenter.pipeline.run import WEIGHTS, Run
 from isocenter.records import Budget, CaseScore, Dataset, Fold, Plan, Scores, Stage
@@ -94,7 +94,8 @@ def train(
             plan = run.plan
             numbers = _folds(plan, folds)
             _refuse_overwriting(run, plan, numbers, resume)
-        progress.say(estimate(plan, len(numbers)))
+        if methods.load(plan.method).turns:
+            progress.say(estimate(plan, len(numbers)))
         _each_fold(run, plan, numbers, surroundings, began, where)
         with computing.first_before_others():
             return finish(run) if first else Scores.load(run.folder / "scores.json")
@@ -165,7 +166,7 @@ def _like(plan: Plan, other: Plan) -> Plan:
         why = {"network": "As in the model that training starts from."}
         stages.append(
             stage.changed(
-                network=source.network.changed(why=why),
+                network=None if source.network is None else source.network.changed(why=why),
                 geometry=source.geometry,
                 normalisation=source.normalisation,
             )
@@ -215,6 +216,8 @@ def estimate(plan: Plan, folds: int) -> str:
 
 def step_gb(plan: Plan, stage: Stage) -> float:
     """Gigabytes that one training step keeps for its backward pass."""
+    if stage.network is None:
+        return 0.0
     channels = len(plan.channels) + (len(plan.labels) if stage.after else 0)
     kept = elements(stage.network, stage.geometry.patch, channels, len(plan.labels) + 1)
     return kept * stage.training.batch / ELEMENTS_PER_GB
@@ -295,7 +298,21 @@ def train_stage(run: Run, name: str, number: int, surroundings: Surroundings, sp
     title = f"Fold {number}" + (f", {name}" if len(plan.stages) > 1 else "")
     with progress.bar(title, total=1.0) as shown:
         learning.run(shown, resume=surroundings.resume)
-    computing.wait()  # until the weights are there
+    with computing.first_before_others():
+        if computing.rank_and_world()[0] == 0:
+            _tune(run, method, number, surroundings)
+
+
+def _tune(run: Run, method: Method, number: int, surroundings: Surroundings) -> None:
+    """Let the trained stage tune itself on the fold's validation cases; a classic method on all but the
+    scored ones, since it has learnt from none."""
+    if type(method).tune is Method.tune:
+        return
+    plan, fold, name = run.plan, run.plan.folds[number], method.stage.name
+    cases = fold.validation if method.turns else (*fold.validation, *fold.train)
+    model = Model(run, folds=[number], members=[name], device=surroundings.device)
+    progress.say(f"Tuning {name} on {min(len(cases), tuning.MOST_CASES)} cases that are not scored.")
+    tuning.tune(model, run.dataset, cases, run.stage(number, name, len(plan.stages)))
 
 
 def _prepared(run: Run, method: Method, fold: Fold, surroundings: Surroundings) -> Prepared:
@@ -322,22 +339,24 @@ def _with_earlier(
     earlier = str(method.stage.after)
     own = Prepared(run.folder / "earlier" / method.stage.name)
     dataset = run.dataset
-    answers = {path.name: path for path in run.folder.glob(f"fold_*/{earlier}/answers/*")}
+    task = tasks.load(run.plan.task)
 
     def one(case_id: str) -> None:
         if own.has(case_id):
             return
-        image = read_image(dataset, dataset.case(case_id))
+        case = dataset.case(case_id)
+        image = read_image(dataset, case)
         _, placement = prepare_image(image, method.stage)
-        found = next((path for name, path in answers.items() if images.stem(name) == case_id), None)
+        name = f"{case_id}{task.suffix(image.dims, image.source or '')}"
+        found = next(run.folder.glob(f"fold_*/{glob.escape(f'{earlier}/answers/{name}')}"), None)
         if found is None:
             raise RunFailed(
                 f"stage '{earlier}' has not answered case '{case_id}'.",
                 where=run.folder,
                 cure="Train the earlier stage on all folds (--folds all).",
             )
-        answer = images.read_labels(found).array[0]
-        own.store(case_id, {"earlier": planes(answer, cast(SupervisedMasks, method), placement)})
+        answer = task.read_answer(found, task.read_truth(dataset, case), dataset)
+        own.store(case_id, method.earlier(answer, placement))
 
     with ThreadPoolExecutor(surroundings.workers) as pool:
         list(pool.map(one, cases))
@@ -385,16 +404,18 @@ def _answer(
     number: int,
     surroundings: Surroundings,
 ) -> Path:
+    plan = run.plan
     model = Model(run, folds=[number], members=members, device=surroundings.device)
     model.choice = None
     rank, world = computing.rank_and_world()
-    own = cases[rank::world]
+    own = model.task.questions(dataset, cases)[rank::world]
     with progress.bar(f"Answering fold {number}", total=len(own)) as shown:
-        for done, case_id in enumerate(own, start=1):
-            image = read_image(dataset, dataset.case(case_id))
-            path = folder / f"{case_id}{model.task.suffix(image)}"
+        for done, question in enumerate(own, start=1):
+            inputs = read_inputs(dataset, question)
+            first = inputs[model.task.inputs[0]]
+            path = folder / f"{question.id}{model.task.suffix(plan.dims, first.source or '')}"
             if not path.exists():
-                model.task.save(model.predict(image).answer, path, image)
+                model.predict(inputs).save(path)
             shown.reach(done)
     computing.wait()
     return folder
@@ -419,7 +440,8 @@ def _score(run: Run, number: int, answers: Path, folder: Path) -> None:
     """Write a candidate's scores of a fold; one process is enough for that."""
     if computing.rank_and_world()[0] == 0:
         plan = run.plan
-        scored = score_cases(run.dataset, plan.folds[number].test, answers, number)
+        questions = tasks.load(plan.task).questions(run.dataset, plan.folds[number].test)
+        scored = score_cases(run.dataset, questions, answers, number)
         write_scores(folder / "scores.json", plan.task, scored)
 
 
@@ -450,7 +472,7 @@ def _plateaus(run: Run, plan: Plan, numbers: Sequence[int]) -> dict[str, str]:
     for number in numbers:
         for stage in plan.stages:
             log = run.stage(number, stage.name, len(plan.stages)) / "log.csv"
-            share = plateau(read_log(log))
+            share = plateau(read_log(log)) if log.is_file() else None
             if share is not None:
                 found[f"plateau of fold {number}, {stage.name}"] = (
                     f"The validation loss hardly fell after {share:.0%} of the budget: "

@@ -37,6 +37,7 @@ class SingleImage:
     """Every case is one question about one image; truth lies in one file."""
 
     inputs: tuple[str, ...] = ("image",)
+    unnamed_is_empty: bool = False
 
     def questions(self, dataset: Dataset, cases: Sequence[str]) -> tuple[Case, ...]:
         """The cases themselves."""

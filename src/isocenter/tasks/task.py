@@ -73,12 +73,13 @@ class Measured:
     """What one case's truth says of the dataset, for `check` and for the fingerprint.
 
     Attributes:
-        findings: What is wrong or unusual; after an error the rest is not looked at.
+        findings: What is wrong or unusual.
         voxels: By label, where voxels are labelled.
         components: By label, the number of separate pieces or objects.
         extents: By label, the edges of every object's box in voxels of the file, in array order.
         foreground: Voxels whose intensities count, (*space); None where the truth marks none.
-        digest: A hexadecimal digest of the truth and its grid.
+        digest: A hexadecimal digest of the truth and its grid; empty where it is so wrong that nothing was
+            measured.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -124,6 +125,9 @@ class Task(Protocol):
 
     measures: Mapping[str, Measure]
     """All that `score` and `summarise` may give, in the order of tables."""
+
+    unnamed_is_empty: bool
+    """Whether a case that a file of many answers does not name was answered with nothing, or not answered."""
 
     headline: str
     """The measure that stands for the others in headlines, when cases are sorted and where one is chosen."""

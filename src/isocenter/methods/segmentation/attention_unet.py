@@ -36,7 +36,7 @@ class AttentionUNet(SupervisedMasks):
     """The plan's U-Net with a gate on every skip but the finest."""
 
     def network(self, inputs: int, outputs: int) -> nn.Module:
-        plan = self.stage.network
+        plan = self.stage.unet
 
         def gate(skip: int, gating: int, level: int) -> nn.Module | None:
             return None if level == 0 else AttentionGate(skip, gating, plan.strides[level + 1])

@@ -36,7 +36,7 @@ class NnUNet(SupervisedMasks):
     """The plan's U-Net, as it is."""
 
     def network(self, inputs: int, outputs: int) -> nn.Module:
-        return UNet(self.stage.network, inputs, outputs)
+        return UNet(self.stage.unet, inputs, outputs)
 
 
 METHOD = NnUNet

@@ -67,7 +67,7 @@ class PlainUNet(SupervisedMasks):
         return (_as_published(chosen),)
 
     def network(self, inputs: int, outputs: int) -> nn.Module:
-        return UNet(self.stage.network, inputs, outputs)
+        return UNet(self.stage.unet, inputs, outputs)
 
     def prepare(self, arrays: Arrays) -> Arrays:
         settings = cast(BorderSettings, self.settings)
@@ -98,7 +98,7 @@ def _as_published(stage: Stage) -> Stage:
     strides = [tuple(1 for _ in patch)]
     strides += [tuple(2 if size >= 16 else 1 for size in patch)] * (LEVELS - 1)
     kernel = tuple(3 for _ in patch)
-    width = stage.network.features[0]
+    width = stage.unet.features[0]
     network = Network(
         features=tuple(width * 2**level for level in range(LEVELS)),
         kernels=(kernel,) * LEVELS,

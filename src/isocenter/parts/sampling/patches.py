@@ -73,6 +73,7 @@ def sample_patch(
     foreground: bool | str = False,
     source_size: Sequence[int] | None = None,
     padding: Mapping[str, float] | None = None,
+    points: Mapping[str, NDArray[Any]] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Read one random patch of every array.
 
@@ -92,9 +93,11 @@ def sample_patch(
             more; may exceed the image.
         padding: By name, the value outside the image; 0 where not given, which is the mean of a normalised
             image and the background of a label. A label's ignore value leaves the outside out of the loss.
+        points: By name, array indices (n, dims), which come back as indices of what was read; those outside
+            it are kept.
 
     Returns:
-        By name, contiguous arrays (c, *source_size) of the arrays' dtypes, owned by the caller.
+        By name, contiguous arrays (c, *source_size) of the arrays' dtypes, owned by the caller; and points.
 
     Raises:
         BadDataset: Arrays differ in shape, or the index does not know the label.
@@ -108,7 +111,9 @@ def sample_patch(
     wanted = tuple(int(n) for n in source_size or size)
     corner = [s - (w - n) // 2 for s, w, n in zip(start, wanted, size, strict=True)]
     padding = padding or {}
-    return {name: _read(volume, corner, wanted, padding.get(name, 0)) for name, volume in volumes.items()}
+    read = {name: _read(volume, corner, wanted, padding.get(name, 0)) for name, volume in volumes.items()}
+    moved = {name: np.asarray(each) - np.array(corner, each.dtype) for name, each in (points or {}).items()}
+    return {**read, **moved}
 
 
 def _common_shape(volumes: Mapping[str, NDArray[Any]]) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from isocenter.errors import BadPlan
 
 Border = Literal["constant", "mirror"]
 Forward = Callable[[Tensor], Tensor]
+Unmirrored = Callable[[Tensor, Sequence[int]], Tensor]
 
 SIGMA_SHARE = 1 / 8
 """Standard deviation of the weights as a share of the tile (Isensee et al., Nature Methods 18, 2021)."""
@@ -38,6 +39,7 @@ def stitch(
     overlap: float = 0.5,
     batch: int = 1,
     mirror: Sequence[int] = (),
+    unmirrored: Unmirrored | None = None,
     border: Border = "constant",
     margin: Sequence[int] | int = 0,
     out: Tensor | NDArray[Any] | None = None,
@@ -53,6 +55,8 @@ def stitch(
         batch: Tiles per call.
         mirror: Spatial axes (0 is the first after the channels) along which the network also sees each tile
             mirrored; all combinations are averaged.
+        unmirrored: Given the outputs of mirrored tiles, flipped back, and the spatial axes: turns what has a
+            direction.
         border: What lies beyond the image where a tile is larger, or within `margin`: zeros, or the image
             mirrored about its outermost voxels.
         margin: Voxels to add on either side of each axis by the rule of `border`, for networks whose
@@ -77,7 +81,7 @@ def stitch(
     with torch.no_grad():
         for starts in _batches(layout, batch):
             tiles = torch.stack([canvas[_window(start, layout.tile)] for start in starts])
-            outputs = _averaged(forward, tiles, mirrors)
+            outputs = _averaged(forward, tiles, mirrors, unmirrored)
             if sheet is None:
                 sheet = _Sheet(layout, outputs.shape[1], image.device, out)
             for start, output in zip(starts, outputs, strict=True):
@@ -189,13 +193,16 @@ def _mirrors(axes: Sequence[int]) -> list[list[int]]:
     return [[axis + 2 for axis in subset] for subset in subsets]
 
 
-def _averaged(forward: Forward, tiles: Tensor, mirrors: list[list[int]]) -> Tensor:
+def _averaged(
+    forward: Forward, tiles: Tensor, mirrors: list[list[int]], unmirrored: Unmirrored | None
+) -> Tensor:
     total = forward(tiles)
     if len(mirrors) == 1:
         return total
     total = total.float()
     for axes in mirrors[1:]:
-        total = total + forward(tiles.flip(axes)).flip(axes)
+        seen = forward(tiles.flip(axes)).flip(axes)
+        total = total + (seen if unmirrored is None else unmirrored(seen, [axis - 2 for axis in axes]))
     return total / len(mirrors)
 
 

@@ -195,15 +195,22 @@ def _stage(stage: Stage, plan: Plan) -> list[str]:
     unit = "pixels" if geometry.dims == 2 else "voxels"
     return [
         f"{name} were resampled to {_times(geometry.spacing_mm)} mm; {_intensities(stage)}.",
-        f"An encoder–decoder network of {len(stage.network.features)} levels with "
-        f"{stage.network.features[0]} to {max(stage.network.features)} features saw patches of "
-        f"{_times(geometry.patch)} {unit} in batches of {training.batch}.",
+        f"{_network(stage)} saw patches of {_times(geometry.patch)} {unit} in batches of {training.batch}.",
         f"It was trained by {_OPTIMISERS.get(training.optimiser, training.optimiser)} with an initial "
         f"learning rate of {training.learning_rate:g} and a weight decay of {training.weight_decay:g}; "
         f"{_augmentation(stage.augmentation)}.",
         f"Predictions of tiles with {stage.prediction.overlap:.0%} overlap were averaged with Gaussian "
         "weights" + (", as were those of mirrored images." if stage.prediction.mirror else "."),
     ]
+
+
+def _network(stage: Stage) -> str:
+    if stage.network is None:
+        return "The network"
+    features = stage.network.features
+    return (
+        f"An encoder–decoder network of {len(features)} levels with {features[0]} to {max(features)} features"
+    )
 
 
 def _times(sizes: Sequence[float]) -> str:

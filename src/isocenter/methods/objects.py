@@ -1,0 +1,116 @@
+"""What methods that tell objects apart have in common: how samples are drawn, timed and thresholds tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isocenter.images.placement import Placement
+from isocenter.methods.method import Arrays, Trial
+from isocenter.methods.supervised import SupervisedMaps
+from isocenter.parts.augment.augmenter import Kind
+from isocenter.parts.metrics.instances import mean_average_precision, overlaps
+from isocenter.parts.sampling.patches import foreground_index
+from isocenter.records import Fingerprint, Label
+
+TRIALS = 20
+"""Cases on which settings of the decoding are tried."""
+
+OBJECT = Label(name="object", values=(1,))
+
+
+class SupervisedObjects(SupervisedMaps):
+    """A network whose maps are decoded into numbered objects.
+
+    A method's file overrides `network`, `outputs`, `encode`, `criterion`, `number` and, where decoding has
+    thresholds, `options`.
+    """
+
+    kinds: ClassVar[Mapping[str, Kind]] = {"image": "intensity", "objects": "label"}
+
+    def number(self, outputs: Mapping[str, np.ndarray], tuned: Mapping[str, Any]) -> np.ndarray:
+        """Outputs on the network's grid to numbered objects (*space) there."""
+        raise NotImplementedError
+
+    def options(self) -> Sequence[dict[str, Any]]:
+        """What `number` may be told: the first is the default, the best on cases that are not scored wins."""
+        return ({},)
+
+    def prepare(self, arrays: Arrays) -> Arrays:
+        if "objects" in arrays:
+            arrays["objects"] = arrays["objects"].astype(np.int32)
+        return super().prepare(arrays)
+
+    def places(self, arrays: Arrays, rng: np.random.Generator) -> Arrays:
+        """The voxels of all objects."""
+        if "objects" not in arrays:
+            return {}
+        found = foreground_index((arrays["objects"] > 0).astype(np.uint8), (OBJECT,), rng)
+        return {OBJECT.name: found[OBJECT.name]}
+
+    def example(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Noise, with a row of blocks that touch."""
+        patch = self.stage.geometry.patch
+        numbers = torch.zeros((1, *patch), dtype=torch.int32)
+        edge = max(2, patch[-1] // 4)
+        for number, start in enumerate(range(0, patch[-1] - edge + 1, edge), start=1):
+            numbers[..., start : start + edge] = number
+        return {"image": self.noise(rng), "objects": numbers}
+
+    def decode(self, outputs: Mapping[str, np.ndarray], placement: Placement) -> np.ndarray:
+        """Numbered objects (*space) on the file's own grid."""
+        numbers = self.number(outputs, {**self.options()[0], **self.tuned})
+        return placement.whole(nearest(numbers, placement.cropped))
+
+    def tune(self, trials: Callable[[], Iterator[Trial]]) -> dict[str, Any]:
+        """The options with the best mean AP over IoU .5 … .95, case by case."""
+        options = self.options()
+        if len(options) == 1:
+            return {}
+        gained = np.zeros(len(options))
+        for trial in islice(trials(), TRIALS):
+            truth = trial.truth.array[0]
+            for place, option in enumerate(options):
+                answer = trial.placement.whole(
+                    nearest(self.number(trial.outputs, option), trial.placement.cropped)
+                )
+                gained[place] += mean_average_precision(overlaps(answer, truth)) or 0.0
+        return dict(options[int(gained.argmax())])
+
+
+def nearest(numbers: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Numbers (*space) on another grid over the same field of view, each from the nearest voxel."""
+    for axis, (have, want) in enumerate(zip(numbers.shape, shape, strict=True)):
+        if have != want:
+            places = ((np.arange(want) + 0.5) * have / want).astype(np.int64)
+            numbers = np.take(numbers, places, axis)
+    return numbers
+
+
+def extents(fingerprint: Fingerprint) -> np.ndarray:
+    """How many voxels of the median spacing every object spans along each axis (object, axis)."""
+    rows = [
+        np.asarray(sizes, dtype=np.float64) * np.asarray(case.spacing_mm) / fingerprint.median_spacing_mm
+        for case in fingerprint.cases
+        for sizes in case.extents.values()
+        if sizes
+    ]
+    if not rows:
+        return np.full((1, fingerprint.dims), 16.0)
+    return np.concatenate(rows)
+
+
+def volumes(fingerprint: Fingerprint) -> np.ndarray:
+    """Mean voxels of the median spacing of an object, case by case."""
+    found: list[float] = []
+    for case in fingerprint.cases:
+        ratio = np.prod(case.spacing_mm) / np.prod(fingerprint.median_spacing_mm)
+        for label, count in case.components.items():
+            if count and label in case.voxels:
+                found.append(float(case.voxels[label] * ratio / count))
+    return np.array(found or [64.0], dtype=np.float64)
