@@ -418,11 +418,11 @@ def _outlined(path: Path) -> LabelledBoxes:
     from isocenter.images.formats.outlines import read_geojson
 
     rows = _Rows()
-    for polygon in read_geojson(path):
-        points = np.vstack([np.asarray(ring, dtype=np.float64) for ring in polygon.rings])
+    for outline in read_geojson(path):
+        points = np.vstack([part[0] for part in outline.parts])[:, ::-1]
         rows.boxes.append(np.concatenate([points.min(axis=0), points.max(axis=0)]))
-        rows.names.append(polygon.name or UNNAMED)
-        rows.scores.append(None)
+        rows.names.append(outline.name or UNNAMED)
+        rows.scores.append(outline.score)
         rows.excluded.append(False)
     return rows.done(path)
 

@@ -16,14 +16,14 @@ import numpy as np
 from isocenter import images
 from isocenter.errors import BadDataset
 from isocenter.images.image import Image
-from isocenter.images.layouts import bids, declaration, folders, manifest, msd, nnunet
+from isocenter.images.layouts import bids, declaration, folders, manifest, msd, nnunet, tables
 from isocenter.images.layouts.declaration import Declaration
 from isocenter.images.layouts.draft import IMAGE, TRUTH, Draft, channel
 from isocenter.images.layouts.labels import inferred
 from isocenter.images.layouts.listing import unreadable
 from isocenter.records import Case, Channel, Dataset
 
-__all__ = ["IMAGE", "TRUTH", "open_dataset", "read_image", "read_truth"]
+__all__ = ["IMAGE", "TRUTH", "open_dataset", "read_image", "read_inputs", "read_truth"]
 
 _LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Declaration], Draft]], ...] = (
     (nnunet.recognises, nnunet.read),
@@ -32,12 +32,16 @@ _LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Declaration], Draf
     (manifest.recognises, manifest.read),
     (folders.recognises, folders.read),
     (folders.recognises_cases, folders.read_cases),
+    (tables.recognises, tables.read),
     (manifest.recognises_images, manifest.read),
 )
 
+NUMBERED = ("instances", "detection", "counting")
+"""Tasks about single objects: their label files number objects, unless something declares otherwise."""
+
 
 def open_dataset(path: str | Path, task: str | None = None) -> Dataset:
-    """Open a dataset in the layout it has: nnU-Net v2, MSD, BIDS, CSV manifest, or folders.
+    """Open a dataset in the layout it has: nnU-Net v2, MSD, BIDS, manifest, folders, or images with a table.
 
     A case's patient is the BIDS subject, the manifest's column `patient`, or what `isocenter.json` matches in
     the case id; without any of these every case is a patient of its own. Labels that nothing declares are
@@ -52,13 +56,13 @@ def open_dataset(path: str | Path, task: str | None = None) -> Dataset:
         UnreadableFile: A file that had to be looked into cannot be read.
     """
     root, said, table = _place(Path(path))
-    draft = declaration.applied(_draft(root, said, table), said)
+    draft = declaration.applied(_draft(root, said, table, task), said)
     if not draft.cases:
         raise BadDataset("holds no labelled case.", where=root, cure="Add images with labels.")
     labels, objects = draft.labels, draft.objects
-    asked = task or said.task or "segmentation"
+    asked = task or said.task or draft.task or "segmentation"
     if labels is None and any(TRUTH in case.truth for case in draft.cases):
-        labels, objects = inferred(draft)
+        labels, objects = inferred(draft, numbered=asked in NUMBERED)
     return Dataset(
         name=draft.name,
         root=str(root),
@@ -76,14 +80,14 @@ def open_dataset(path: str | Path, task: str | None = None) -> Dataset:
     )
 
 
-def read_image(dataset: Dataset, case: Case) -> Image:
-    """A case's channels on one grid, `(c, *spatial)`.
+def read_image(dataset: Dataset, case: Case, role: str = IMAGE) -> Image:
+    """A case's channels on one grid, `(c, *spatial)`; `role` names one of several images.
 
     Raises:
         BadDataset: A channel is missing.
         UnreadableFile: A file cannot be read, or the channels do not fit each other.
     """
-    files = case.inputs[IMAGE]
+    files = case.inputs[role]
     missing = [str(place) for place, file in enumerate(files) if file is None]
     if missing:
         raise BadDataset(
@@ -92,6 +96,16 @@ def read_image(dataset: Dataset, case: Case) -> Image:
             cure="Add the file, or take the case out of the dataset.",
         )
     return images.read_channels([str(dataset.path(str(file))) for file in files])
+
+
+def read_inputs(dataset: Dataset, case: Case) -> dict[str, Image]:
+    """All images of a case, by role.
+
+    Raises:
+        BadDataset: A channel is missing.
+        UnreadableFile: A file cannot be read, or channels do not fit each other.
+    """
+    return {role: read_image(dataset, case, role) for role in case.inputs}
 
 
 def read_truth(dataset: Dataset, case: Case) -> Image:
@@ -131,7 +145,10 @@ def _place(path: Path) -> tuple[Path, Declaration, Path | None]:
     return root, said, table
 
 
-def _draft(root: Path, said: Declaration, table: Path | None) -> Draft:
+def _draft(root: Path, said: Declaration, table: Path | None, task: str | None) -> Draft:
+    asked = task or said.task
+    if table is None and asked in tables.SERVES and tables.recognises(root, asked):
+        return tables.read(root, said, asked)
     if table is not None:
         return manifest.read(root, said, table)
     for recognises, read in _LAYOUTS:
@@ -141,7 +158,8 @@ def _draft(root: Path, said: Declaration, table: Path | None) -> Draft:
         "no known layout of a dataset.",
         where=root,
         cure="Known are nnU-Net and MSD (dataset.json), BIDS with derivatives, a CSV manifest with columns "
-        "image and label, images/ beside labels/, and a folder for each case.",
+        "image and label, images/ beside labels/, a folder for each case, and images/ beside a table of "
+        "boxes, slices or points.",
     )
 
 

@@ -43,6 +43,8 @@ class Draft:
     folds: tuple[Fold, ...] = ()
     reference: str = ""
     licence: str = ""
+    task: str | None = None
+    """What the folder can answer, where that is not to segment."""
     hints: dict[str, str] = field(default_factory=dict)
     """Names for label values, where a layout knows them for some."""
 

@@ -92,11 +92,13 @@ def painted(labels: tuple[Label, ...], order: object, where: object) -> tuple[in
     return tuple(order)  # type: ignore[arg-type]  # checked above
 
 
-def inferred(draft: Draft) -> tuple[tuple[Label, ...], bool]:
+def inferred(draft: Draft, *, numbered: bool = False) -> tuple[tuple[Label, ...], bool]:
     """Find the labels of a dataset that declares none, from all its label files.
 
     One value is called `foreground`, several are called by their number. Where every file holds exactly the
-    values 1 ... n, n differs between files and exceeds what structures would need, files number objects.
+    values 1 ... n, n differs between files and exceeds what structures would need, files number objects. So
+    they do, when the question is about single objects (`numbered`), where every file has several values and
+    not all have the same, or where there are more values than structures would need.
 
     Returns:
         The labels, and whether the files number objects.
@@ -111,7 +113,7 @@ def inferred(draft: Draft) -> tuple[tuple[Label, ...], bool]:
         raise BadDataset(
             "no label file holds anything but background.", where=draft.root, cure="Check the label files."
         )
-    if _count_objects(found):
+    if _count_objects(found) or (numbered and _may_number_objects(found)):
         warnings.warn(
             f"{draft.root}: the label files number single objects (1 to {max(every)}), so any value above 0 "
             'counts as one structure, "object"; name it, or say otherwise, in isocenter.json.',
@@ -140,6 +142,14 @@ def _count_objects(found: Sequence[set[int]]) -> bool:
     numbers = [len(values) for values in found]
     exact = all(not values or (min(values) == 1 and max(values) == len(values)) for values in found)
     return exact and max(numbers) > FEW and len(set(numbers)) > 1
+
+
+def _may_number_objects(found: Sequence[set[int]]) -> bool:
+    filled = [values for values in found if values]
+    several = [len(values) > 1 for values in filled]
+    differ = len(filled) == 1 or any(values != filled[0] for values in filled)
+    many = len(set().union(*filled)) > FEW and sum(several) > len(filled) / 2
+    return min(set().union(*filled)) > 0 and differ and (all(several) or many)
 
 
 def _values(draft: Draft) -> list[set[int]]:

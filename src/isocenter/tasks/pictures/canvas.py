@@ -96,10 +96,22 @@ def view(geometry: Geometry) -> View:
     """
     if len(geometry.shape) < 3:
         return View(None, (0, 1), (False, False), "", "", "")
-    anatomy, rising = _anatomy(geometry)
+    anatomy, _ = _anatomy(geometry)
     spacing = np.asarray(geometry.spacing_mm)
     thick = spacing.max() >= _ANISOTROPIC * spacing.min()
-    axis = int(spacing.argmax()) if thick else anatomy.index(2)
+    return _across(geometry, int(spacing.argmax()) if thick else anatomy.index(2))
+
+
+def planes(geometry: Geometry) -> list[View]:
+    """The axial, coronal and sagittal views of a volume; the only view of a flat image."""
+    if len(geometry.shape) < 3:
+        return [view(geometry)]
+    anatomy, _ = _anatomy(geometry)
+    return [_across(geometry, anatomy.index(cut)) for cut in (2, 1, 0)]
+
+
+def _across(geometry: Geometry, axis: int) -> View:
+    anatomy, rising = _anatomy(geometry)
     down, right = {0: (2, 1), 1: (2, 0), 2: (1, 0)}[anatomy[axis]]
     order = (anatomy.index(down), anatomy.index(right))
     return View(
