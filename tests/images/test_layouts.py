@@ -348,3 +348,38 @@ def test_a_study_of_dicom_in_a_manifest_is_read_by_its_folders(
     (tmp_path / "manifest.csv").write_text(rows)
     dataset = open_dataset(tmp_path)
     assert read_truth(dataset, dataset.cases[0]).shape[0] == 24
+
+
+# ------------------------------------------------------------------------------------------ one folder
+
+
+def test_dots_beside_their_images_in_one_folder_are_a_dataset_of_counts(tmp_path: Path) -> None:
+    for name in ("001", "002"):
+        save(tmp_path / f"{name}cell.png", np.zeros((8, 8), np.uint8))
+        save(tmp_path / f"{name}dots.png", np.eye(8, dtype=np.uint8))
+    dataset = open_dataset(tmp_path)
+    assert dataset.task == "counting"
+    assert dataset.labels == (Label(name="object", values=(1,)),)
+    assert [(case.id, case.inputs["image"], case.truth["label"]) for case in dataset.cases] == [
+        ("001", ("001cell.png",), "001dots.png"),
+        ("002", ("002cell.png",), "002dots.png"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("image", "truth", "case"),
+    [("image_7", "mask_7", "7"), ("a-img", "a-label", "a"), ("Cell 3", "points 3", "3")],
+)
+def test_images_and_truths_in_one_folder_differ_by_a_word(
+    tmp_path: Path, image: str, truth: str, case: str
+) -> None:
+    save(tmp_path / f"{image}.png", np.zeros((8, 8), np.uint8))
+    save(tmp_path / f"{truth}.png", np.eye(8, dtype=np.uint8))
+    assert [found.id for found in open_dataset(tmp_path, task="segmentation").cases] == [case]
+
+
+def test_words_within_words_are_no_hint(tmp_path: Path) -> None:
+    save(tmp_path / "excellent.png", np.zeros((8, 8), np.uint8))
+    save(tmp_path / "exdotsent.png", np.eye(8, dtype=np.uint8))
+    with pytest.raises(BadDataset, match="no known layout"):
+        open_dataset(tmp_path)

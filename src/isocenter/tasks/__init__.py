@@ -11,7 +11,16 @@ from isocenter.errors import BadPlan, suggestion
 if TYPE_CHECKING:
     from isocenter.tasks.task import Task
 
-_NOT_TASKS = ("__init__", "box_files", "count_files", "label_files", "single", "task")
+_NOT_TASKS = (
+    "__init__",
+    "box_files",
+    "case_files",
+    "class_files",
+    "count_files",
+    "label_files",
+    "single",
+    "task",
+)
 
 
 def names() -> tuple[str, ...]:

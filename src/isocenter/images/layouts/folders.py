@@ -2,13 +2,14 @@
 
 A label belongs to the image of the same name, or to `name_0000`, `name_0001` ... as its channels; the label's
 own name may end in `_mask`, `_label`, `_seg` or `_segmentation`. Pairs below `train/`, `val/` and `test/` are
-official splits, and so is `imagesTs/` + `labelsTs/`.
+official splits, and so is `imagesTs/` + `labelsTs/`. Images and truths may also lie in one folder, called
+alike but for one word: `001cell.png` beside `001dots.png`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from isocenter.errors import BadDataset
@@ -16,7 +17,7 @@ from isocenter.images.layouts import keyed
 from isocenter.images.layouts.declaration import Declaration
 from isocenter.images.layouts.draft import Draft, case
 from isocenter.images.layouts.listing import folders, sources, tell_left_out
-from isocenter.records import Case
+from isocenter.records import Case, Label
 
 PAIRS = (
     ("imagestr", "labelstr", None),
@@ -28,20 +29,29 @@ PAIRS = (
     ("imgs", "masks", None),
 )
 
+IMAGE_WORDS = ("cells", "cell", "images", "image", "img")
+MARK_WORDS = ("dots", "dot", "points", "point")
+MASK_WORDS = ("masks", "mask", "labels", "label", "seg")
+"""What is put in place of the word for an image, where both lie in one folder."""
+
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 
 
 def recognises(root: Path) -> bool:
-    """Whether images and labels lie in folders side by side."""
-    return next(_pairs(root), None) is not None
+    """Whether images and labels lie in folders side by side, or side by side in this one."""
+    return next(_pairs(root), None) is not None or bool(_together(root))
 
 
 def read(root: Path, said: Declaration) -> Draft:
     """The dataset in paired folders. Images without a label, and labels without an image, are left out.
 
+    Where truths in one folder with their images are called dots or points, they mark objects, one point each.
+
     Raises:
-        BadDataset: No image has a label.
+        BadDataset: No image has a label, or two files bear the same name.
     """
+    if next(_pairs(root), None) is None:
+        return _read_together(root)
     cases: list[Case] = []
     for inputs, truths, split in _pairs(root):
         cases += _matched(root, inputs, truths, split)
@@ -76,6 +86,66 @@ def read_cases(root: Path, said: Declaration) -> Draft:
     return keyed.draft(root, "case folders", subjects, said)
 
 
+def _together(root: Path) -> dict[str, str]:
+    """The truth's name by the image's, where both lie in the folder itself."""
+    try:
+        return beside(sources(root, ".", series=False))
+    except BadDataset:
+        return {}
+
+
+def _read_together(root: Path) -> Draft:
+    found = sources(root, ".", series=False)
+    pairs = beside(found)
+    cases = tuple(
+        case(_common(name), (found[name],), found[truth], where=root) for name, truth in pairs.items()
+    )
+    tell_left_out(root, "files have no partner", sorted(set(found) - {*pairs, *pairs.values()}))
+    marks = any(word in _words(truth) for truth in pairs.values() for word in MARK_WORDS)
+    labels = (Label(name="object", values=(1,)),) if marks else None
+    task = "counting" if marks else None
+    return Draft(name=root.name, root=root, layout="folders", cases=cases, labels=labels, task=task)
+
+
+def beside(names: Iterable[str]) -> dict[str, str]:
+    """Of files in one folder, which are truths of which: alike but for the word for image or truth.
+
+    Args:
+        names: The files' names without suffix.
+
+    Returns:
+        The truth's name by the image's, in the order of the images' names.
+    """
+    known = set(names)
+    found = {}
+    for name in sorted(known):
+        for word in IMAGE_WORDS:
+            others = (_swapped(name, word, other) for other in (*MARK_WORDS, *MASK_WORDS))
+            if truth := next((other for other in others if other in known), None):
+                found[name] = truth
+                break
+    return found
+
+
+def _swapped(name: str, word: str, other: str) -> str | None:
+    """The name with its last such word replaced; None where it has none that stands by itself."""
+    pattern = rf"^(.*)(?<![a-z]){word}(?![a-z])(.*)$"
+    matched = re.match(pattern, name, re.IGNORECASE | re.DOTALL)
+    return None if matched is None else matched[1] + other + matched[2]
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[a-z]+", name.lower())
+
+
+def _common(name: str) -> str:
+    """What a case is called: its image's name without the word for images."""
+    for word in IMAGE_WORDS:
+        if rest := (_swapped(name, word, "") or "").strip("_- ."):
+            return rest
+    return name
+
+
 def _subjects(root: Path) -> dict[str, dict[str, str]]:
     """The files of each subfolder by name, without the folder's own name in front."""
     found = {}
@@ -101,16 +171,16 @@ def _pairs(root: Path) -> Iterator[tuple[str, str, str | None]]:
 
 def _matched(root: Path, inputs: str, truths: str, split: str | None) -> list[Case]:
     shown, labelled = sources(root, inputs), sources(root, truths)
-    numbered = _numbered(shown)
-    places = sorted({place for files in numbered.values() for place in files})
+    channels = numbered(shown)
+    places = sorted({place for files in channels.values() for place in files})
     cases, used = [], set()
     for name, truth in labelled.items():
         plain = re.sub(r"_(mask|labels?|seg|segmentation)$", "", name)
-        identity = next((n for n in (name, plain) if n in shown or n in numbered), None)
+        identity = next((n for n in (name, plain) if n in shown or n in channels), None)
         if identity is None:
             continue
         one = (shown[identity],) if identity in shown else ()
-        files = one or tuple(numbered[identity].get(place) for place in places)
+        files = one or tuple(channels[identity].get(place) for place in places)
         used |= {truth, *(file for file in files if file)}
         cases.append(case(identity, files, truth, where=root, split=split))
     tell_left_out(root, f"images of {inputs} have no label", sorted(set(shown.values()) - used))
@@ -118,7 +188,7 @@ def _matched(root: Path, inputs: str, truths: str, split: str | None) -> list[Ca
     return cases
 
 
-def _numbered(shown: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def numbered(shown: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Files called `name_0000`, by name and number."""
     found: dict[str, dict[str, str]] = {}
     for name, file in shown.items():
