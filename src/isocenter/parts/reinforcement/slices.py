@@ -2,8 +2,8 @@
 
 There are two actions, a step up and a step down. A searcher sees a window around its slice: of projections
 (frontal and sagittal maxima, a few kilobytes a scan) or of the slices themselves. A step brings +1 when it
-has come nearer to the slice that is looked for, −1 otherwise. In training an episode ends at that slice, at
-test when the searcher oscillates (`oscillation`); with several step sizes it then goes on with the next finer one.
+has come nearer to the slice that is looked for, −1 otherwise. In training an episode ends at that slice; at
+test when the searcher oscillates (`oscillation`); with several step sizes it then goes on with the next one.
 
 Sources: Laousy et al., "Deep reinforcement learning for L3 slice localization in sarcopenia assessment",
     MLMI 2021; the finer and finer steps: Alansary et al., Medical Image Analysis 53 (2019). The size of the
