@@ -114,7 +114,7 @@ def test_an_answer_is_saved_on_the_inputs_own_grid_in_its_smallest_type(tmp_path
     nibabel.save(nibabel.Nifti1Image(np.zeros((5, 4, 3), np.float32), affine), tmp_path / "in.nii.gz")
     like = images.read(tmp_path / "in.nii.gz")
     answer = np.arange(60).reshape(3, 4, 5)
-    path = tmp_path / f"out{TASK.suffix(like)}"
+    path = tmp_path / f"out{TASK.suffix(like.dims, str(like.source))}"
     TASK.save(answer, path, like)
     saved = nibabel.load(path)
     assert path.name == "out.nii.gz"
@@ -127,7 +127,7 @@ def test_an_answer_to_a_picture_is_a_picture(tmp_path: Path) -> None:
     images.write(np.zeros((1, 4, 6), np.uint8), tmp_path / "in.png", Geometry.plain((4, 6)))
     like = images.read(tmp_path / "in.png")
     answer = np.arange(24).reshape(4, 6) * 20
-    path = tmp_path / f"out{TASK.suffix(like)}"
+    path = tmp_path / f"out{TASK.suffix(like.dims, str(like.source))}"
     TASK.save(answer, path, like)
     assert path.suffix == ".png"
     np.testing.assert_array_equal(images.read_labels(path).array[0], answer)

@@ -43,6 +43,7 @@ class Marked:
         aliases: What files may call the image.
         planes: Slice positions by label.
         threshold: The score from which boxes count, if the file says it.
+        categories: The labels by the numbers that a COCO file gives them.
     """
 
     boxes: Floats
@@ -53,6 +54,7 @@ class Marked:
     aliases: tuple[str, ...] = ()
     planes: tuple[tuple[str, Plane], ...] = ()
     threshold: float | None = None
+    categories: tuple[Label, ...] = ()
 
 
 # --------------------------------------------------------------------------------------------------- truths
@@ -85,11 +87,23 @@ def read_marked(
     path = dataset.path(str(case.truth[key]))
     every = files.read(path)
     said = next((every[alias] for alias in aliases if alias in every), every.get(files.ALONE))
-    geometry = _grid(dataset, case) or (said or next(iter(every.values()), LabelledBoxes())).frame()
-    said = said or LabelledBoxes(source=str(path))
+    nothing = LabelledBoxes(source=str(path))
+    like = next(iter(every.values()), nothing) if said is None else said
+    said = nothing if said is None else said
+    geometry = _grid(dataset, case) or like.frame()
     names = named(said, dataset.labels, path)
     excluded = said.excluded if said.excluded.size else np.zeros(len(names), dtype=bool)
-    return Marked(said.on(geometry), names, np.ones(len(names)), excluded, geometry, aliases, said.planes)
+    numbers = files.categories(path) if key == COCO else ()
+    return Marked(
+        boxes=said.on(geometry),
+        names=names,
+        scores=np.ones(len(names)),
+        excluded=excluded,
+        geometry=geometry,
+        aliases=aliases,
+        planes=said.planes,
+        categories=tuple(Label(name=one.name, values=(one.number,)) for one in numbers),
+    )
 
 
 def called(case: Case) -> tuple[str, ...]:
@@ -180,27 +194,35 @@ def _named(word: str, labels: Sequence[Label], number: bool, path: Path) -> str:
 
 def read_answered(
     path: Path,
-    truth_geometry: Geometry,
-    aliases: Sequence[str],
+    truth: Marked | None,
+    geometry: Geometry,
     dataset: Dataset,
     of_labels: Callable[[Image, Dataset], tuple[Floats, tuple[str, ...]]],
 ) -> Marked:
     """An answer from any file of boxes or slices, or from a label image on the truth's grid.
 
+    Args:
+        path: The file.
+        truth: What the truth's file says: how the case is called there, and the numbers of its labels.
+        geometry: The truth's grid.
+        dataset: The dataset.
+        of_labels: The boxes that a label image stands for.
+
     Raises:
         UnreadableFile: The file cannot be read, or belongs to another image.
         BadDataset: A label image lies on another grid.
     """
+    aliases = truth.aliases if truth else ()
     if path.suffix.lower() not in files.SUFFIXES:
         labels = images.read_labels(path)
-        if difference := truth_geometry.difference(labels.geometry):
+        if difference := geometry.difference(labels.geometry):
             raise BadDataset(
                 f"the answer and the truth lie on different grids: {difference}.",
                 where=path,
                 cure="Save the answer on the grid of its image.",
             )
         found, names = of_labels(labels, dataset)
-        return _unscored(found, names, truth_geometry, tuple(aliases))
+        return _unscored(found, names, geometry, aliases)
     every = files.read(path)
     said = next((every[alias] for alias in aliases if alias in every), None)
     if said is None:  # a file of its own, matched by its name
@@ -209,12 +231,13 @@ def read_answered(
         raise UnreadableFile(
             f"it says nothing of '{aliases[0] if aliases else ''}'.", where=path, cure="Name the case in it."
         )
-    said = said or LabelledBoxes(source=str(path))
-    names = named(said, dataset.labels, path)
+    said = LabelledBoxes(source=str(path)) if said is None else said
+    numbers = truth.categories if truth and said.category_ids is not None else ()
+    names = named(said, numbers or dataset.labels, path)
     scores = np.ones(len(names)) if said.scores is None else said.scores
     excluded = np.zeros(len(names), dtype=bool)
-    at = said.on(truth_geometry)
-    return Marked(at, names, scores, excluded, truth_geometry, tuple(aliases), said.planes, said.threshold)
+    at = said.on(geometry)
+    return Marked(at, names, scores, excluded, geometry, aliases, said.planes, said.threshold)
 
 
 def refuse_strange(names: Iterable[str], known: Iterable[str], path: Path) -> None:

@@ -79,14 +79,13 @@ class Detections:
 
 @dataclass(frozen=True, eq=False)
 class TrueBoxes:
-    """A truth: as an answer, without scores; `excluded` boxes (n,) need not be found, and are no mistake."""
+    """A truth: as an answer, without scores; `excluded` ones (n,) need not be found. `marked` is its file."""
 
     boxes: Floats
     labels: Integers
     excluded: NDArray[np.bool_]
     geometry: Geometry
     names: tuple[str, ...]
-    aliases: tuple[str, ...] = ()
     marked: Marked | None = None
 
 
@@ -148,9 +147,7 @@ class Detection(SingleImage):
         marked = box_files.read_marked(dataset, case, box_files.pieces)
         names = _known(dataset, marked)
         kept, labels = _placed(marked.names, names)
-        return TrueBoxes(
-            marked.boxes[kept], labels, marked.excluded[kept], marked.geometry, names, marked.aliases, marked
-        )
+        return TrueBoxes(marked.boxes[kept], labels, marked.excluded[kept], marked.geometry, names, marked)
 
     def truth_from(self, file: str) -> dict[str, JsonValue]:
         """Boxes from JSON, tables and outlines; else a label image."""
@@ -188,9 +185,7 @@ class Detection(SingleImage):
             BadDataset: The boxes do not lie on the image's grid.
         """
         if problem := placement.geometry.difference(truth.geometry):
-            raise BadDataset(
-                f"image and boxes do not share a grid: {problem}", where=", ".join(truth.aliases[:1])
-            )
+            raise BadDataset(f"image and boxes do not share a grid: {problem}.")
         kept, classes = _placed(_names(truth), [label.name for label in facts.labels])
         return {
             "boxes": boxes_on_grid(truth.boxes[kept], placement).astype(np.float32),
@@ -207,7 +202,7 @@ class Detection(SingleImage):
             UnreadableFile: It cannot be read, answers other labels, or belongs to another image.
             BadDataset: A label image lies on another grid.
         """
-        marked = box_files.read_answered(path, truth.geometry, truth.aliases, dataset, box_files.pieces)
+        marked = box_files.read_answered(path, truth.marked, truth.geometry, dataset, box_files.pieces)
         names = _known(dataset, marked)
         if dataset.labels:
             box_files.refuse_strange(

@@ -42,7 +42,6 @@ class Located:
         planes: By label, the RAS+ coordinate in mm along the patient's x, y or z.
         geometry: The file's grid.
         scores: By label, how sure a box is, where that is known.
-        aliases: What files may call the image.
         marked: What a truth's file says.
     """
 
@@ -50,7 +49,6 @@ class Located:
     planes: Mapping[str, Plane]
     geometry: Geometry
     scores: Mapping[str, float] = field(default_factory=dict)
-    aliases: tuple[str, ...] = ()
     marked: Marked | None = None
 
     def plane(self, label: str, axis: str) -> float | None:
@@ -154,9 +152,7 @@ class Localisation(SingleImage):
             BadDataset: The truth does not lie on the image's grid.
         """
         if problem := placement.geometry.difference(truth.geometry):
-            raise BadDataset(
-                f"image and boxes do not share a grid: {problem}", where=", ".join(truth.aliases[:1])
-            )
+            raise BadDataset(f"image and boxes do not share a grid: {problem}.")
         dims = placement.geometry.dims
         absent = np.full(2 * dims, np.nan)
         boxes = np.stack([truth.boxes.get(label.name, absent) for label in facts.labels])
@@ -176,7 +172,7 @@ class Localisation(SingleImage):
             BadDataset: A label image lies on another grid.
         """
         marked = box_files.read_answered(
-            path, truth.geometry, truth.aliases, dataset, box_files.largest_pieces
+            path, truth.marked, truth.geometry, dataset, box_files.largest_pieces
         )
         if dataset.labels:
             known = {*(label.name for label in dataset.labels), *truth.boxes, *truth.planes}
@@ -251,7 +247,7 @@ def _located(marked: Marked) -> Located:
         name = marked.names[place]
         if name not in boxes:
             boxes[name], scores[name] = marked.boxes[place], float(marked.scores[place])
-    return Located(boxes, dict(marked.planes), marked.geometry, scores, marked.aliases, marked)
+    return Located(boxes, dict(marked.planes), marked.geometry, scores, marked)
 
 
 def _slice(plane: Plane | None, placement: Placement) -> tuple[float, float]:

@@ -74,6 +74,12 @@ def read(path: str | Path) -> dict[str, LabelledBoxes]:
         UnreadableFile: The file is absent, damaged, too large, of no known kind, or contradicts itself.
         BadDataset: A table cannot be read as one.
     """
+    path, changed = _checked(path)
+    return _read(path, changed)
+
+
+def _checked(path: str | Path) -> tuple[Path, int]:
+    """The path and when it was changed."""
     path = Path(path)
     try:
         about = path.stat()
@@ -83,11 +89,11 @@ def read(path: str | Path) -> dict[str, LabelledBoxes]:
         raise UnreadableFile(
             f"{about.st_size:,} bytes are too many for a file of boxes.", where=path, cure="Split it by case."
         )
-    return _read(path, about.st_mtime_ns, about.st_size)
+    return path, about.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=4)
-def _read(path: Path, changed: int, size: int) -> dict[str, LabelledBoxes]:
+def _read(path: Path, changed: int) -> dict[str, LabelledBoxes]:
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
         return _table(path)
@@ -105,10 +111,15 @@ def categories(path: str | Path) -> tuple[Category, ...]:
     Raises:
         UnreadableFile: The file is no COCO dataset.
     """
-    content = _json(Path(path))
+    return _declared(*_checked(path))
+
+
+@functools.lru_cache(maxsize=4)
+def _declared(path: Path, changed: int) -> tuple[Category, ...]:
+    content = _json(path)
     if not isinstance(content, Mapping):
         raise UnreadableFile("is no COCO dataset.", where=path, cure="It must be an object with 'images'.")
-    return tuple(Category(*pair) for pair in sorted(_categories(Path(path), content).items()))
+    return tuple(Category(*pair) for pair in sorted(_categories(path, content).items()))
 
 
 def is_coco(path: Path) -> bool:
