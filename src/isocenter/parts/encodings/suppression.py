@@ -175,7 +175,7 @@ def _settled(over: Tensor) -> Tensor:
 def _pieces(left: Tensor, kept: int) -> Iterator[Tensor]:
     """The boxes left, in pieces of few enough pairs with those kept."""
     pairs = PAIRS.get(left.device.type, PAIRS["cpu"])
-    return iter(left.split(max(pairs // max(kept, 1), 1))) if len(left) else iter(())
+    return iter(torch.split(left, max(pairs // max(kept, 1), 1))) if len(left) else iter(())
 
 
 def _behind(boxes: Tensor, kept: Tensor, piece: Tensor, threshold: float, leader: Tensor) -> Tensor:

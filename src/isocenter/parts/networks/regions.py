@@ -48,7 +48,7 @@ def roi_align(
     found = [
         _aligned(image[None], some.to(maps.dtype), stride, size, samples)
         for image, own in zip(maps, boxes, strict=True)
-        for some in own.split(REGIONS)
+        for some in torch.split(own, REGIONS)
         if len(some)
     ]
     return torch.cat([maps.new_zeros((0, maps.shape[1], *size)), *found]).to(features.dtype)
@@ -147,15 +147,15 @@ def _aligned(
         near = ((position >= -0.5) & (position <= extent + 0.5)).reshape(shape)
         inside = near if inside is None else inside & near
         places.append((2 * position / extent - 1).reshape(shape))
-    grid = torch.stack(torch.broadcast_tensors(*places[::-1]), dim=-1)
+    points = (len(boxes), *(bins * samples for bins in size))
+    grid = torch.stack([place.expand(points) for place in places[::-1]], dim=-1)
     flat = grid.reshape(1, -1, *grid.shape[2:])  # regions one behind the other along the first axis: one call
     values = functional.grid_sample(image, flat, padding_mode="border", align_corners=False)
-    values = values[0].unflatten(1, (len(boxes), -1)).movedim(1, 0)
+    values = values.reshape(image.shape[1], *points).movedim(1, 0)
     assert inside is not None  # a map has at least one axis
     values = values * inside[:, None]
-    for axis, bins in enumerate(size):
-        values = values.unflatten(2 + axis, (bins, samples)).mean(dim=3 + axis)
-    return values
+    parts = [number for bins in size for number in (bins, samples)]
+    return values.reshape(*values.shape[:2], *parts).mean(dim=tuple(range(3, 3 + 2 * dims, 2)))
 
 
 def _windows(boxes: Tensor, stride: Sequence[float], shape: Sequence[int]) -> list[tuple[slice, ...]]:
