@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from isocenter import images, tasks
-from isocenter.errors import BadDataset
+from isocenter.errors import BadDataset, IsocenterWarning
 from isocenter.images.geometry import Geometry
 from isocenter.images.layouts import open_dataset
 from isocenter.pipeline.evaluate import evaluate, score_cases, write_scores
@@ -122,7 +122,22 @@ def test_label_images_are_judged_as_boxes_without_a_dataset(tmp_path: Path) -> N
         (tmp_path / side).mkdir()
         images.write(array[None], tmp_path / side / "a.png", Geometry.plain((20, 20)))
     scores = evaluate(tmp_path / "answers", tmp_path / "truths", task="detection")
-    assert scores.cases[0].values["1"]["f1"] == 1
+    assert scores.cases[0].values["foreground"]["f1"] == 1
+
+
+def test_folders_of_numbered_objects_are_judged_object_by_object(tmp_path: Path) -> None:
+    for name, numbers in (("a", (3, 9)), ("b", (5, 7, 11))):
+        array = np.zeros((20, 40), np.uint8)
+        for place, number in enumerate(numbers):
+            array[2:6, 8 * place : 8 * place + 5] = number
+        for side in ("answers", "data/images", "data/labels"):
+            (tmp_path / side).mkdir(parents=True, exist_ok=True)
+            images.write(array[None], tmp_path / side / f"{name}.png", Geometry.plain(array.shape))
+    for truths in (tmp_path / "data", tmp_path / "data" / "labels"):
+        with pytest.warns(IsocenterWarning, match="number single objects"):
+            scores = evaluate(tmp_path / "answers", truths, task="detection")
+        assert scores.summary["object"]["map"].mean == 1
+        assert scores.cases[1].values["object"]["sensitivity"] == 1
 
 
 def test_answers_to_unknown_cases_are_named(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from isocenter import files, images, tasks
 from isocenter.errors import BadDataset, IsocenterError, IsocenterWarning, RunFailed
 from isocenter.images import layouts
 from isocenter.images.layouts import tables
+from isocenter.images.layouts.draft import TRUTH, Draft
+from isocenter.images.layouts.labels import inferred
 from isocenter.pipeline import progress
 from isocenter.records import Case, CaseScore, Dataset, Label, Scores
 from isocenter.tasks.task import Task
@@ -27,9 +29,11 @@ Missing = Literal["refuse", "empty"]
 Result = TypeVar("Result")
 
 _TAG = re.compile(
-    r"[_\-/.](seg|segmentation|pred|prediction|predicted|answer|mask|masks|label|labels|gt|truth|manual)$",
+    r"[_\-/.](seg|segmentation|pred|prediction|predicted|answer|mask|masks|label|labels|boxes|slices|gt|truth|manual)$",
     re.IGNORECASE,
 )
+_ABOUT_IMAGES = ("detection", "localisation")
+"""Tasks whose answers do not look like images: a folder with images of its own is a dataset."""
 _DEFAULT = "segmentation"
 _PLAIN = (".json", ".geojson", ".csv", ".tsv", ".npz", ".npy", ".txt")
 _NO_ANSWER = "no answer"
@@ -198,7 +202,7 @@ def _is_dataset(truths: Path, task: str | None) -> bool:
     markers = ("dataset.json", "dataset_description.json", "isocenter.json")
     if truths.is_file() or any((truths / marker).is_file() for marker in markers):
         return True
-    return task is not None and task in tables.SERVES and tables.recognises(truths, task)
+    return task in _ABOUT_IMAGES and layouts.recognises(truths, task)
 
 
 def _opened(truths: Path, task: str | None) -> Dataset | None:
@@ -233,7 +237,7 @@ def _of_files(truths: Path, judge: Task, whole: Dataset | None) -> Dataset:
         cases.append(case.changed(truth=judge.truth_from(str(path.resolve()))))
     if whole is not None:
         return whole.changed(cases=tuple(cases))
-    return Dataset(
+    plain = Dataset(
         name=truths.resolve().name,
         root=str(truths.resolve()),
         layout="files",
@@ -241,6 +245,15 @@ def _of_files(truths: Path, judge: Task, whole: Dataset | None) -> Dataset:
         channels=(),
         cases=tuple(cases),
     )
+    return _numbering(plain) if judge.name == "detection" else plain
+
+
+def _numbering(plain: Dataset) -> Dataset:
+    """Whether label images number objects, each a box, is told by all of them together."""
+    if not all(TRUTH in case.truth for case in plain.cases) or not plain.cases:
+        return plain
+    labels, objects = inferred(Draft(plain.name, Path(plain.root), plain.layout, plain.cases), numbered=True)
+    return plain.changed(labels=labels, objects=objects)
 
 
 def _names(folder: Path, judge: Task) -> dict[str, Path]:

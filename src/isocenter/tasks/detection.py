@@ -20,7 +20,7 @@ from isocenter.images.image import Image
 from isocenter.images.placement import Placement, boxes_on_grid
 from isocenter.parts.metrics import detection
 from isocenter.parts.metrics.detection import EXCLUDED, Boxes, Scan
-from isocenter.parts.metrics.pooled import FrocPool, Judged, PrecisionPool, Statistic, interval
+from isocenter.parts.metrics.pooled import PLACES, FrocPool, Judged, PrecisionPool, interval, match_all
 from isocenter.records import Case, CaseScore, Dataset, Interval, Label
 from isocenter.tasks import box_files, single
 from isocenter.tasks.box_files import Marked
@@ -43,6 +43,7 @@ THRESHOLDS = {
 """The overlaps over which mAP is averaged: COCO's in 2D, nnDetection's in 3D; both hold .5."""
 
 RATES = detection.CPM_RATES
+_POOLED = ("map", "ap50", "ap10", "cpm", "cpm_centre", *(f"froc_{rate:g}" for rate in RATES))
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +118,7 @@ class Detection(SingleImage):
         "undefined": "Without true boxes sensitivity and AP are undefined, without answered ones precision.",
         "excluded": "Findings that the truth excludes need not be found, and boxes on them are not judged.",
         "label images": "Every numbered object is a box, else every connected piece of every label.",
-        "patients": "Intervals of pooled measures draw patients with all their images, 1,000 times; 200 to "
-        "1,000 times where there are very many boxes.",
+        "patients": "Intervals of pooled measures draw patients with all their images, 1,000 times.",
         **single.RULES,
     }
     measures: Mapping[str, Measure] = {
@@ -340,13 +340,16 @@ def _of_label(answer: Detections, truth: TrueBoxes, name: str) -> tuple[Boxes, G
 
 def _scored(boxes: Boxes, geometry: Geometry, threshold: float) -> dict[str, float | None]:
     iou = IOU.get(geometry.dims, 0.5)
-    scores, state, true = detection.match(boxes, iou)
-    counted = scores >= threshold
+    found = match_all(boxes, (iou,))
+    state, true = found.states[0], found.true
+    counted = found.scores >= threshold
     right = int((state[counted] == 1).sum())
     false = int((state[counted] == 0).sum())
+    ranked = state[np.argsort(-found.scores, kind="stable")]
+    ap = detection.area_below(ranked[ranked != EXCLUDED] == 1, true, "coco") if true else None
     both = right + false + true
     return {
-        "image_ap": detection.average_precision([boxes], iou),
+        "image_ap": ap,
         "sensitivity": right / true if true else None,
         "precision": right / (right + false) if right + false else None,
         "f1": 2 * right / both if both else None,
@@ -356,21 +359,16 @@ def _scored(boxes: Boxes, geometry: Geometry, threshold: float) -> dict[str, flo
 
 def _matched(boxes: Boxes, geometry: Geometry) -> dict[str, JsonValue]:
     thresholds = THRESHOLDS.get(geometry.dims, THRESHOLDS[2])
-    right = np.zeros(len(np.asarray(boxes.boxes)), dtype=np.int64)
-    left_out = right.copy()
-    true = 0
-    for place, threshold in enumerate(thresholds):
-        _, state, true = detection.match(boxes, threshold)
-        right |= (state == 1).astype(np.int64) << place
-        left_out |= (state == EXCLUDED).astype(np.int64) << place
+    found = match_all(boxes, thresholds)
+    bits = 1 << np.arange(len(thresholds), dtype=np.int64)
     overlap = detection.scan_of_boxes(
         boxes.boxes, boxes.scores, boxes.truth, IOU.get(geometry.dims, 0.5), boxes.excluded
     )
     return {
-        "true": true,
-        "scores": [float(score) for score in np.asarray(boxes.scores)],
-        "right": right.tolist(),
-        "left_out": left_out.tolist(),
+        "true": found.true,
+        "scores": found.scores.tolist(),
+        "right": (bits @ (found.states == 1)).tolist(),
+        "left_out": (bits @ (found.states == EXCLUDED)).tolist(),
         "overlap": overlap.hits.tolist(),
         "centre": _by_centre(boxes, geometry).hits.tolist(),
     }
@@ -399,27 +397,22 @@ class _Pool:
     overlap: FrocPool
     centre: FrocPool
 
-    @property
-    def work(self) -> int:
-        """Numbers touched for one resample."""
-        return self.precision.size * len(THRESHOLDS[self.dims])
-
     def intervals(self, pools: Sequence[_Pool]) -> dict[str, Interval]:
         """Each pooled measure, averaged over pools where it is defined, on the same draws of patients."""
         drawn = _Averages(pools)
         thresholds = THRESHOLDS[self.dims]
-        statistics: dict[str, Statistic] = {
-            "map": partial(drawn.averaged, "precision", range(len(thresholds)))
-        }
+        statistics = {"map": partial(drawn.averaged, "precision", range(len(thresholds)))}
         for name, iou in (("ap50", 0.5), *((("ap10", 0.1),) if self.dims == 3 else ())):
             statistics[name] = partial(drawn.averaged, "precision", [thresholds.index(iou)])
         statistics["cpm"] = partial(drawn.averaged, "overlap", range(len(RATES)))
         statistics["cpm_centre"] = partial(drawn.averaged, "centre", range(len(RATES)))
         for at, rate in enumerate(RATES):
             statistics[f"froc_{rate:g}"] = partial(drawn.averaged, "overlap", [at])
-        work = sum(pool.work for pool in pools)
         patients = self.overlap.scans.size
-        return {name: interval(measure, patients, work=work) for name, measure in statistics.items()}
+        return {
+            name: interval(measure, patients, drawn_statistic=partial(measure, most=PLACES))
+            for name, measure in statistics.items()
+        }
 
 
 class _Averages:
@@ -429,14 +422,14 @@ class _Averages:
         self._pools = pools
         self._seen: dict[tuple[str, bytes], Floats] = {}
 
-    def averaged(self, what: str, columns: Sequence[int], weights: Floats) -> Floats:
+    def averaged(self, what: str, columns: Sequence[int], weights: Floats, most: int | None = None) -> Floats:
         """The mean over thresholds or rates and over the labels where it is defined, (resamples,)."""
-        key = (what, str(weights.shape).encode() + weights[:2].tobytes())
+        key = (f"{what} {most} {weights.shape}", weights[:2].tobytes())
         if key not in self._seen:
             measured = [
-                pool.precision.precision(weights)
+                pool.precision.precision(weights, most)
                 if what == "precision"
-                else getattr(pool, what).sensitivity(weights)
+                else getattr(pool, what).sensitivity(weights, most=most)
                 for pool in self._pools
             ]
             self._seen[key] = np.stack(measured)

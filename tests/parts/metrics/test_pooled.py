@@ -8,7 +8,7 @@ import pytest
 from isocenter.errors import IsocenterError
 from isocenter.parts.metrics import detection
 from isocenter.parts.metrics.detection import EXCLUDED, FALSE, Boxes, Scan
-from isocenter.parts.metrics.pooled import FrocPool, Judged, PrecisionPool, interval
+from isocenter.parts.metrics.pooled import FrocPool, Judged, PrecisionPool, interval, match_all
 
 THRESHOLDS = (0.3, 0.5)
 
@@ -84,6 +84,28 @@ def test_cpm_of_two_scans_worked_by_hand() -> None:
     pool = FrocPool([first, second], ["a", "b"])
     assert pool.sensitivity(np.ones((1, 2)), (0.25, 0.5))[0] == pytest.approx([0.5, 1.0])
     assert pool.cpm(np.ones((1, 2)))[0] == pytest.approx((0.5 * 2 + 5) / 7)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_all_thresholds_at_once_match_as_one_by_one(seed: int) -> None:
+    for image in random_images(seed, levels=5):
+        found = match_all(image, THRESHOLDS)
+        order = np.argsort(-found.scores, kind="stable")
+        for states, threshold in zip(found.states, THRESHOLDS, strict=True):
+            scores, state, true = detection.match(image, threshold)
+            assert states[order].tolist() == state.tolist()
+            assert found.scores[order].tolist() == scores.tolist()
+            assert found.true == true
+
+
+def test_fewer_places_of_a_curve_change_it_little() -> None:
+    images = random_images(1, count=400)
+    weights = np.random.default_rng(0).multinomial(400, np.full(400, 1 / 400), 5).astype(float)
+    pool = PrecisionPool([judged(image) for image in images], range(400))
+    assert pool.precision(weights, 200) == pytest.approx(pool.precision(weights), abs=1e-2)
+    scans = [detection.scan_of_boxes(i.boxes, i.scores, i.truth, 0.3, i.excluded) for i in images]
+    froc = FrocPool(scans, range(400))
+    assert froc.sensitivity(weights, most=200) == pytest.approx(froc.sensitivity(weights), abs=1e-2)
 
 
 def test_an_interval_holds_the_estimate_and_needs_two_patients() -> None:

@@ -23,7 +23,7 @@ from isocenter.images.layouts.labels import inferred
 from isocenter.images.layouts.listing import unreadable
 from isocenter.records import Case, Channel, Dataset
 
-__all__ = ["IMAGE", "TRUTH", "open_dataset", "read_image", "read_inputs", "read_truth"]
+__all__ = ["IMAGE", "TRUTH", "open_dataset", "read_image", "read_inputs", "read_truth", "recognises"]
 
 _LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Declaration], Draft]], ...] = (
     (nnunet.recognises, nnunet.read),
@@ -78,6 +78,13 @@ def open_dataset(path: str | Path, task: str | None = None) -> Dataset:
         reference=draft.reference,
         licence=draft.licence,
     )
+
+
+def recognises(path: Path, task: str | None = None) -> bool:
+    """Whether a folder has the layout of a dataset, one that can answer `task` if that is given."""
+    if task in tables.SERVES and tables.recognises(path, task):
+        return True
+    return any(recognises(path) for recognises, _ in _LAYOUTS)
 
 
 def read_image(dataset: Dataset, case: Case, role: str = IMAGE) -> Image:

@@ -4,6 +4,9 @@ A patient drawn k times counts k times, so a resample is a weight for every pati
 resamples is measured in one pass over the detections, sorted once. But for the order of equal scores that is
 the same as measuring the drawn images together with `average_precision` and `froc` of `detection.py`.
 
+Resamples are measured by matrix products: weights times how many detections each patient has up to a place of
+the curve. Where a curve has more than `PLACES` places, resamples see that many of them, spread evenly.
+
 Sources: Lin et al., ECCV 2014 (COCO); Setio et al., Medical Image Analysis 42 (2017) (LUNA16, FROC and CPM).
 """
 
@@ -16,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isocenter.errors import IsocenterError
-from isocenter.parts.metrics.detection import CPM_RATES, EXCLUDED, FALSE, Scan
+from isocenter.parts.metrics.detection import CPM_RATES, EXCLUDED, FALSE, Boxes, Scan, box_iou
 from isocenter.parts.metrics.statistics import bca, draws, patient_codes
 from isocenter.records import Interval
 
@@ -26,9 +29,8 @@ Statistic = Callable[[FloatArray], FloatArray]
 """From weights (resamples, patients) to the measure of every resample, (resamples,) or more columns."""
 
 RESAMPLES = 1000
-_WORK = 400_000_000
-_FEWEST = 200
-_CHUNK = 4_000_000
+PLACES = 1000
+_LEFT_OUT = 200
 _RECALLS = np.linspace(0, 1, 101) - 1e-12
 
 
@@ -48,6 +50,38 @@ class Judged:
     scores: FloatArray
     states: Integers
     true: int
+
+
+def match_all(image: Boxes, thresholds: Sequence[float]) -> Judged:
+    """`detection.match` at several IoU thresholds at once, boxes in their own order.
+
+    Raises:
+        IsocenterError: Boxes are not boxes, or scores do not fit them.
+    """
+    iou = box_iou(image.boxes, image.truth)
+    scores = np.asarray(image.scores, dtype=np.float64)
+    if scores.shape != (len(iou),):
+        raise IsocenterError(f"there are {scores.size} scores for {len(iou)} detections.")
+    number = iou.shape[1]
+    excluded = np.zeros(number, dtype=bool)
+    excluded[: np.size(image.excluded)] = image.excluded
+    rows, columns = np.nonzero(iou >= min(thresholds) - 1e-12)
+    partners: dict[int, list[tuple[float, int]]] = {}
+    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+        partners.setdefault(row, []).append((-float(iou[row, column]), column))
+    best_first = [int(row) for row in np.argsort(-scores, kind="stable") if int(row) in partners]
+    states = np.zeros((len(thresholds), len(iou)), dtype=np.int64)
+    for place, threshold in enumerate(thresholds):
+        taken: set[int] = set()
+        for row in best_first:
+            near = [column for minus, column in sorted(partners[row]) if -minus >= threshold - 1e-12]
+            free = next((column for column in near if column not in taken and not excluded[column]), None)
+            if free is not None:
+                taken.add(free)
+                states[place, row] = 1
+            elif any(excluded[column] for column in near):
+                states[place, row] = EXCLUDED
+    return Judged(scores, states, int((~excluded).sum()))
 
 
 class PrecisionPool:
@@ -70,28 +104,46 @@ class PrecisionPool:
         self._owners = np.repeat(codes, [image.scores.size for image in images])[order]
         self._states = np.concatenate([image.states for image in images], axis=1)[:, order]
 
-    @property
-    def size(self) -> int:
-        """The number of detections."""
-        return int(self._owners.size)
+    def precision(self, weights: FloatArray, most: int | None = None) -> FloatArray:
+        """AP at every threshold, (resamples, thresholds); NaN where there is nothing to find.
 
-    def precision(self, weights: FloatArray) -> FloatArray:
-        """AP at every threshold, (resamples, thresholds); NaN where there is nothing to find."""
-        rows = max(1, _CHUNK // max(1, self.size))
-        parts = [self._precision(weights[at : at + rows]) for at in range(0, len(weights), rows)]
-        return np.concatenate(parts)
-
-    def _precision(self, weights: FloatArray) -> FloatArray:
-        each = weights[:, self._owners]
+        Args:
+            weights: How often each patient counts, (resamples, patients).
+            most: How many places of the curve are looked at; by default all.
+        """
         true = weights @ self.true
-        ranks = np.cumsum(each, axis=1)
         found = np.empty((len(weights), len(self._states)))
         for place, state in enumerate(self._states):
-            judged = state != EXCLUDED
-            below = ranks if judged.all() else np.cumsum(each * judged, axis=1)
-            right = np.flatnonzero(state == 1)
-            found[:, place] = _areas(np.cumsum(each[:, right], axis=1), below[:, right], true)
+            ends = _spread(np.flatnonzero(state == 1), most)
+            right = _up_to(ends, self._owners, state == 1, weights)
+            ranks = _up_to(ends, self._owners, state != EXCLUDED, weights)
+            found[:, place] = _areas(right, ranks, true)
         return found
+
+
+def _spread(places: NDArray[np.intp], most: int | None) -> NDArray[np.intp]:
+    """All places, or so many of them, spread evenly, with the first and the last."""
+    if most is None or places.size <= most:
+        return places
+    return places[np.round(np.linspace(0, places.size - 1, most)).astype(np.intp)]
+
+
+def _up_to(
+    ends: NDArray[np.intp], owners: NDArray[np.intp], counted: NDArray[np.bool_], weights: FloatArray
+) -> FloatArray:
+    """How many detections count from the best one up to each end, (resamples, ends).
+
+    A patient's detections are counted between the ends, weighed by a matrix product, and added up. Where all
+    weights are one, as for the estimate itself, nobody needs to be told apart.
+    """
+    if len(weights) == 1 and (weights == 1).all():
+        return np.asarray(np.cumsum(counted)[ends][None], dtype=np.float64)
+    patients = weights.shape[1]
+    segment = np.searchsorted(ends, np.arange(owners.size))
+    kept = counted & (segment < ends.size)
+    cells = owners[kept] * ends.size + segment[kept]
+    table = np.bincount(cells, minlength=patients * ends.size).reshape(patients, ends.size)
+    return np.asarray(np.cumsum(weights @ table.astype(np.float64), axis=1))
 
 
 def _areas(right: FloatArray, ranks: FloatArray, true: FloatArray) -> FloatArray:
@@ -134,37 +186,36 @@ class FrocPool:
         self._last = np.flatnonzero(np.append(np.diff(ordered) != 0, True)) if scores.size else order
         self._first, self._false = firsts, false
 
-    @property
-    def size(self) -> int:
-        """The number of candidates."""
-        return int(self._owners.size)
+    def sensitivity(
+        self, weights: FloatArray, rates: Sequence[float] = CPM_RATES, most: int | None = None
+    ) -> FloatArray:
+        """Sensitivity at each rate, (resamples, rates); NaN where there is nothing to find.
 
-    def sensitivity(self, weights: FloatArray, rates: Sequence[float] = CPM_RATES) -> FloatArray:
-        """Sensitivity at each rate, (resamples, rates); NaN where there is nothing to find."""
-        rows = max(1, _CHUNK // max(1, self.size))
-        parts = [self._sensitivity(weights[at : at + rows], rates) for at in range(0, len(weights), rows)]
-        return np.concatenate(parts)
-
-    def _sensitivity(self, weights: FloatArray, rates: Sequence[float]) -> FloatArray:
-        each = weights[:, self._owners]
+        Args:
+            weights: How often each patient counts, (resamples, patients).
+            rates: False positives per scan.
+            most: How many places of the curve are looked at; by default all.
+        """
         findings, scans = weights @ self.findings, weights @ self.scans
+        ends = self._last if most is None else _spread(self._within(2 * max(rates)), most)
         start = np.zeros((len(weights), 1))
         with np.errstate(invalid="ignore", divide="ignore"):
-            found = np.cumsum(each * self._first, axis=1)[:, self._last] / findings[:, None]
-            false = np.cumsum(each * self._false, axis=1)[:, self._last] / scans[:, None]
+            found = _up_to(ends, self._owners, self._first, weights) / findings[:, None]
+            false = _up_to(ends, self._owners, self._false, weights) / scans[:, None]
         found, false = np.hstack([start, found]), np.hstack([start, false])
         heights = np.full((len(weights), len(rates)), np.nan)
         for row in np.flatnonzero(findings > 0):
             heights[row] = np.interp(rates, false[row], found[row])
         return heights
 
+    def _within(self, rate: float) -> NDArray[np.intp]:
+        """The ends of equal scores up to a rate, beyond which no resample will look, and the last of all."""
+        false = np.cumsum(self._false)[self._last] / max(1.0, float(self.scans.sum()))
+        return self._last[np.append(false[:-1] <= rate, True)] if false.size else self._last
+
     def cpm(self, weights: FloatArray) -> FloatArray:
         """LUNA16's mean sensitivity over its seven rates, (resamples,)."""
         return np.asarray(self.sensitivity(weights).mean(axis=1))
-
-    def reach(self) -> float:
-        """The false positives per scan of all candidates together."""
-        return float((self._false.sum() / self.scans.sum()) if self.scans.sum() else 0.0)
 
     def band(
         self, rates: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0
@@ -172,7 +223,7 @@ class FrocPool:
         """Point-wise 95 % limits at the rates over patients; None with fewer than two, or nothing to find."""
         if self.scans.size < 2 or not self.findings.any():
             return None
-        drawn = self.sensitivity(draws(self.scans.size, _affordable(self.size, resamples), seed), rates)
+        drawn = self.sensitivity(draws(self.scans.size, resamples, seed), rates, PLACES)
         low, high = np.nanquantile(drawn, (0.025, 0.975), axis=0)
         return np.asarray(low), np.asarray(high)
 
@@ -190,32 +241,43 @@ def _first_hits(scan: Scan) -> NDArray[np.bool_]:
 
 
 def interval(
-    statistic: Statistic, patients: int, *, work: int = 1, resamples: int = RESAMPLES, seed: int = 0
+    statistic: Statistic,
+    patients: int,
+    *,
+    drawn_statistic: Statistic | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Interval:
     """The statistic of a set with its 95 % BCa interval over patients.
 
     Args:
         statistic: The measure for weights (resamples, patients).
         patients: How many there are.
-        work: Numbers touched for one resample; where that is many, fewer resamples are drawn (200 at least).
+        drawn_statistic: The same seen at fewer places, for resamples; limits are moved by what sets the two
+            apart on the set itself.
         resamples: How often patients are drawn.
         seed: Start of the random numbers.
     """
     if patients == 0:
         return Interval(mean=None, low=None, high=None, n=0)
-    estimate = float(statistic(np.ones((1, patients)))[0])
+    everyone = np.ones((1, patients))
+    estimate = float(statistic(everyone)[0])
     if not np.isfinite(estimate):
         return Interval(mean=None, low=None, high=None, n=0)
     if patients == 1:
         return Interval(mean=estimate, low=None, high=None, n=1)
-    drawn = statistic(draws(patients, _affordable(work, resamples), seed))
-    left_out = statistic(1 - np.eye(patients))
+    seen = drawn_statistic or statistic
+    drawn = seen(draws(patients, resamples, seed))
+    left_out = seen(left_out_weights(patients))
     drawn, left_out = drawn[np.isfinite(drawn)], left_out[np.isfinite(left_out)]
     if drawn.size == 0 or left_out.size == 0:
         return Interval(mean=estimate, low=None, high=None, n=patients)
-    low, high = bca(estimate, drawn, left_out)
-    return Interval(mean=estimate, low=low, high=high, n=patients)
+    base = float(seen(everyone)[0])
+    low, high = bca(base, drawn, left_out)
+    return Interval(mean=estimate, low=low + estimate - base, high=high + estimate - base, n=patients)
 
 
-def _affordable(work: int, resamples: int) -> int:
-    return max(min(_FEWEST, resamples), min(resamples, _WORK // max(1, work)))
+def left_out_weights(patients: int) -> FloatArray:
+    """Weights that leave each patient out in turn; beyond 200, groups of patients, which skews as much."""
+    groups = min(patients, _LEFT_OUT)
+    return np.where(np.arange(patients) % groups == np.arange(groups)[:, None], 0.0, 1.0)
