@@ -11,6 +11,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
+from isocenter.images.image import Image
 from isocenter.images.placement import Placement
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.records import Budget, Choice, Fingerprint, Machine, Plan, Record, Stage
@@ -199,6 +200,10 @@ class Method:
 
     def polish(self, answer: Any, choice: Choice | None) -> Any:
         """Apply what cross-validation chose to an answer."""
+        return answer
+
+    def complete(self, answer: Any, images: Sequence[Image]) -> Any:
+        """Add to an answer what needs the images of its question as they stand in their files."""
         return answer
 
     def probabilities(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray | None:

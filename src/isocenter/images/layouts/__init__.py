@@ -21,7 +21,7 @@ from isocenter.images.layouts.declaration import Declaration
 from isocenter.images.layouts.draft import IMAGE, TRUTH, Draft, channel
 from isocenter.images.layouts.labels import inferred
 from isocenter.images.layouts.listing import unreadable
-from isocenter.records import Case, Channel, Dataset
+from isocenter.records import Case, Channel, Dataset, Label
 
 __all__ = ["IMAGE", "TRUTH", "open_dataset", "read_image", "read_inputs", "read_truth", "recognises"]
 
@@ -61,7 +61,9 @@ def open_dataset(path: str | Path, task: str | None = None) -> Dataset:
         raise BadDataset("holds no labelled case.", where=root, cure="Add images with labels.")
     labels, objects = draft.labels, draft.objects
     asked = task or said.task or draft.task or "segmentation"
-    if labels is None and any(TRUTH in case.truth for case in draft.cases):
+    if labels is None and asked == "counting":  # whatever marks them, all are counted together
+        labels = (Label(name="object", values=(1,)),)
+    elif labels is None and any(TRUTH in case.truth for case in draft.cases):
         labels, objects = inferred(draft, numbered=asked in NUMBERED)
     return Dataset(
         name=draft.name,

@@ -94,7 +94,12 @@ def _deepest_of_the_thin(numbers: Integers, near: NDArray[np.bool_], depth: Floa
 
 
 def decode(
-    probabilities: Floats, *, threshold: float = 0.5, smallest_seed: int = 1, smallest: int = 1
+    probabilities: Floats,
+    *,
+    threshold: float = 0.5,
+    seed_threshold: float | None = None,
+    smallest_seed: int = 1,
+    smallest: int = 1,
 ) -> NDArray[np.int32]:
     """Numbered objects (*space): interiors are seeds that grow over the foreground.
 
@@ -106,11 +111,13 @@ def decode(
 
     Args:
         probabilities: Background, interior, border (3, *space), summing to one.
-        threshold: Interior above it is seed; foreground, interior and border together, above it is object.
+        threshold: Foreground, interior and border together, above it is object.
+        seed_threshold: Interior above it is seed; the same when None.
         smallest_seed: Seeds of fewer voxels are dropped.
         smallest: Objects of fewer voxels are dropped.
     """
     interior, border = probabilities[INTERIOR], probabilities[BORDER]
-    markers = without_small(components(interior > threshold), smallest_seed)
+    least = threshold if seed_threshold is None else seed_threshold
+    markers = without_small(components(interior > least), smallest_seed)
     numbers = separate(interior + border > threshold, markers, border - interior)
     return without_small(numbers, smallest)

@@ -1,0 +1,144 @@
+"""Train a method of any task within a time budget and score the held-out cases.
+
+`python benchmarks/tasks.py nuclei_instances 15m --method instances/border_unet`. The clock starts with the
+command, before anything is measured or planned, and stops when the weights are written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from record import record
+
+DATA = Path(os.environ.get("ISOCENTER_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def main() -> None:
+    """Run the benchmark."""
+    arguments = _arguments()
+    task, place = DATASETS[arguments.dataset]
+    name = f"{arguments.dataset}_{arguments.budget}_{arguments.method.split('/')[-1]}{arguments.suffix}"
+    run = Path(arguments.out) / name
+    command = [sys.executable, "-m", "isocenter", "train", str(place(Path(arguments.out))), "--out", str(run)]
+    command += ["--task", task, "--budget", arguments.budget, "--method", arguments.method]
+    command += ["--folds", arguments.folds]
+    command += [word for setting in arguments.settings for word in ("--set", setting)]
+    began = time.time()
+    subprocess.run(command, check=True)
+    figures = _figures(run, began) | {"load_average_at_end": os.getloadavg()[1]}
+    what = f"{arguments.dataset}, {arguments.budget}, {figures['cases']} held-out cases{arguments.suffix}"
+    figures["systems"] = {arguments.method: {what: _headline(figures["summary"])}}
+    record(name, figures, " ".join(["python", "benchmarks/tasks.py", *sys.argv[1:]]))
+
+
+def _figures(run: Path, began: float) -> dict[str, Any]:
+    scores = json.loads((run / "scores.json").read_text())
+    stage = json.loads((run / "plan.json").read_text())["stages"][-1]
+    weights = sorted(run.glob("fold_*/**/weights.safetensors"))
+    log = weights[0].parent / "log.csv"
+    return {
+        "summary": scores["summary"],
+        "cases": len(scores["cases"]),
+        "seconds_to_weights": round(max(path.stat().st_mtime for path in weights) - began, 1),
+        "steps": int(log.read_text().splitlines()[-1].split(",")[0]) if log.is_file() else 0,
+        "patch": stage["geometry"]["patch"],
+        "batch": stage["training"]["batch"],
+        "features": (stage["network"] or {}).get("features"),
+    }
+
+
+def _headline(summary: dict[str, dict[str, Any]]) -> str:
+    """The first label's measures that a reader looks for, with their intervals."""
+    wanted = (
+        "ap50",
+        "aji",
+        "panoptic_quality",
+        "cpm",
+        "map",
+        "mae",
+        "iou",
+        "wall_distance",
+        "dice",
+        "folding",
+    )
+    label = "mean" if "mean" in summary else next(iter(summary))
+    said = []
+    for measure in wanted:
+        found = summary[label].get(measure)
+        if found and found["mean"] is not None:
+            low, high = found["low"], found["high"]
+            said.append(
+                f"{measure} {found['mean']:.3f}" + (f" ({low:.3f}–{high:.3f})" if low is not None else "")
+            )
+    return ", ".join(said)
+
+
+# ---------------------------------------------------------------------------------------------- the datasets
+
+
+def _cells(out: Path) -> Path:
+    """The VGG cells with 50 training images, and all others held out."""
+    folder = out / "cells_50"
+    folder.mkdir(parents=True, exist_ok=True)
+    images = sorted((DATA / "cells_vgg").glob("*cell.png"))
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "image", "label", "split"])
+        for place, image in enumerate(images):
+            dots = image.with_name(image.name.replace("cell", "dots"))
+            split = "train" if place < 50 else "validation"
+            writer.writerow([image.stem, image.resolve(), dots.resolve(), split])
+    return folder / "manifest.csv"
+
+
+def _chest(out: Path) -> Path:
+    from isocenter.phantoms.chest import write_dataset
+
+    folder = out / "chest"
+    return folder if folder.exists() else write_dataset(folder, cases=60, seed=0)
+
+
+def _torso(out: Path) -> Path:
+    from isocenter.phantoms.torso import write_dataset
+
+    folder = out / "torso"
+    return folder if folder.exists() else write_dataset(folder, cases=63, seed=0)
+
+
+def _shared(name: str) -> Callable[[Path], Path]:
+    return lambda out: DATA / name
+
+
+DATASETS: dict[str, tuple[str, Callable[[Path], Path]]] = {
+    "nuclei_instances": ("instances", _shared("nuclei_dsb2018")),
+    "nuclei_boxes": ("detection", _shared("nuclei_dsb2018")),
+    "cells_50": ("counting", _cells),
+    "nodules": ("detection", _chest),
+    "organs": ("localisation", _torso),
+    "hippocampus_pairs": ("registration", _shared("hippocampus")),
+}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("dataset", choices=tuple(DATASETS))
+    parser.add_argument("budget")
+    parser.add_argument("--method", required=True)
+    parser.add_argument("--folds", default="0")
+    parser.add_argument("--out", default="runs")
+    parser.add_argument("--suffix", default="", help="Added to the result's name, for a changed plan.")
+    parser.add_argument("--set", dest="settings", action="append", default=[])
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

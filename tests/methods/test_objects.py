@@ -1,0 +1,82 @@
+"""Objects survive encoding and decoding, and mirrored outputs are turned back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from isocenter.images.geometry import Geometry
+from isocenter.images.placement import Placement
+from isocenter.methods.method import Method
+from isocenter.methods.objects import SupervisedObjects, nearest
+from isocenter.parts.encodings import interiors, stars
+from isocenter.parts.metrics.instances import overlaps, panoptic_quality
+
+Built = Callable[[str, int], Method]
+
+
+def discs() -> np.ndarray:
+    """Two discs that touch and one apart, (64, 64)."""
+    y, x = np.indices((64, 64))
+    numbers = np.zeros((64, 64), dtype=np.int32)
+    for number, (row, column, radius) in enumerate(((20, 20, 9), (20, 37, 9), (46, 30, 11)), start=1):
+        numbers[(y - row) ** 2 + (x - column) ** 2 < radius**2] = number
+    return numbers
+
+
+def whole(shape: tuple[int, ...]) -> Placement:
+    return Placement(Geometry.plain(shape), (0,) * len(shape), shape, shape)
+
+
+def sure(method: SupervisedObjects, key: str, numbers: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs of a network that is sure of the truth."""
+    sample = {"image": torch.zeros(1, *numbers.shape), "objects": torch.from_numpy(numbers)[None]}
+    encoded = method.encode(sample)
+    if key == "instances/stardist":
+        probability = np.clip(encoded["probability"].numpy(), 1e-6, 1 - 1e-6)
+        scale = method.settings.scale  # type: ignore[attr-defined]  # of StarDist
+        return {
+            "object": np.log(probability / (1 - probability))[None],
+            "distances": encoded["distances"].numpy() / scale,
+        }
+    classes = torch.nn.functional.one_hot(encoded["classes"], 3).movedim(-1, 0)
+    return {"scores": classes.numpy().astype(np.float32) * 20}
+
+
+@pytest.mark.parametrize("key", ["instances/border_unet", "instances/stardist"])
+def test_decoding_what_is_encoded_gives_the_objects_back(key: str, built: Built) -> None:
+    method = built(key, 2)
+    assert isinstance(method, SupervisedObjects)
+    numbers = discs()
+    answer = method.decode(sure(method, key, numbers), whole(numbers.shape))
+    quality = panoptic_quality(overlaps(answer, numbers))
+    assert quality.recognition == 1
+    assert quality.segmentation is not None
+    assert quality.segmentation > 0.9
+
+
+def test_mirrored_rays_change_places(built: Built) -> None:
+    method = built("instances/stardist", 2)
+    numbers = discs()
+    rays = stars.circle(32)
+    straight = stars.star_distances(numbers, rays)
+    mirrored = stars.star_distances(numbers[:, ::-1].copy(), rays)[:, :, ::-1].copy()
+    outputs = torch.from_numpy(np.concatenate([np.zeros((1, 64, 64), np.float32), mirrored]))[None]
+    turned = method.unmirrored(outputs, [1])[0, 1:].numpy()
+    assert np.allclose(turned, straight, atol=1e-4)
+
+
+def test_a_border_keeps_touching_objects_apart() -> None:
+    classes = interiors.encode(discs(), 1, "touching")
+    assert (classes == interiors.BORDER).sum() > 0
+
+
+def test_numbers_are_never_mixed_on_another_grid() -> None:
+    numbers = discs()
+    larger = nearest(numbers, (100, 90))
+    assert larger.shape == (100, 90)
+    assert set(np.unique(larger)) == {0, 1, 2, 3}
+    assert np.array_equal(nearest(nearest(numbers, (128, 128)), (64, 64)), numbers)
