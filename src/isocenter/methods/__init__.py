@@ -19,6 +19,27 @@ if TYPE_CHECKING:
 
 ROOM = Path(__file__).parent
 
+DEFAULTS = {
+    "counting": "counting/density",
+    "detection": "detection/retinanet",
+    "instances": "instances/stardist",
+    "localisation": "localisation/box_regression",
+    "registration": "registration/voxelmorph",
+    "segmentation": "segmentation/nnunet",
+}
+"""The method that answers a task where the user names none."""
+
+
+def default(task: str) -> str:
+    """The method that answers a task where the user names none.
+
+    Raises:
+        BadPlan: No method of the catalogue answers it.
+    """
+    if task not in DEFAULTS:
+        raise BadPlan(f"no method answers '{task}' yet.", cure=f"Known: {', '.join(DEFAULTS)}.")
+    return DEFAULTS[task]
+
 
 def catalogue(task: str | None = None) -> dict[str, dict[str, object]]:
     """Every method's card by key, read from the source without importing it."""

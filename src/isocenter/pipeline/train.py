@@ -130,7 +130,7 @@ def _planned(
     plan = make(
         dataset,
         fingerprint,
-        method or isocenter.DEFAULT_METHOD,
+        method or methods.default(dataset.task),
         wanted,
         seed=seed,
         overrides=overrides,

@@ -1,9 +1,9 @@
 """Density counting: a network learns F_k(x) = Σ_i N(x; x_i, σ²) for every class k; the count is its integral.
 
 Loss: Σ_k λ_k |F_k − F̂_k|, mean over voxels (L1), in units of a single object's peak so that it does
-not vanish beside the background. Points are moved by augmentation and drawn afterwards, and resampling keeps each
-density's sum, so that the integral stays the count. Several classes are weighed by λ; an object's class is the
-arg-max of the classes' densities where their sum has a summit.
+not vanish beside the background. Points are moved by augmentation and drawn afterwards, and resampling
+keeps each density's sum, so that the integral stays the count. Several classes are weighed by λ; an
+object's class is the arg-max of the classes' densities where their sum has a summit.
 
 Summits say where objects lie; the count is the integral, not their number.
 """
