@@ -497,6 +497,27 @@ class Scores(Record):
     rules: dict[str, str] = {}
 
 
+class RaterScore(Record):
+    """Somebody's drawing of one label in one case, measured against the consensus of the `others` or one
+    other rater."""
+
+    case: str
+    label: str
+    who: str
+    kind: Literal["rater", "answer"]
+    against: str
+    values: dict[str, float | None]
+
+
+class Raters(Record):
+    """How far raters and answers are from each other; `summary[label][who][measure]` against the others."""
+
+    consensus: str
+    rows: tuple[RaterScore, ...]
+    summary: dict[str, dict[str, dict[str, Interval]]]
+    rules: dict[str, str] = {}
+
+
 class Choice(Record):
     """What cross-validation decided: which stages are averaged, and how answers are cleaned up."""
 
