@@ -161,6 +161,7 @@ def predict(
     maps: bool = False,
     mirror: bool | None = None,
     overwrite: bool = False,
+    fixed: str | Path | None = None,
 ) -> list[Path]:
     """Answer for new images, on their own grid and under their own names; give the files written.
 
@@ -175,6 +176,7 @@ def predict(
         maps: Also write the method's own maps, for example the gates of `segmentation/attention_unet`.
         mirror: Average over mirrored images; None for what the plan says.
         overwrite: Answer again where an answer exists.
+        fixed: Where the task brings images together, the one that stays where it is.
 
     Raises:
         BadModel: The folder holds no model that can be loaded safely.
@@ -193,6 +195,7 @@ def predict(
         maps=maps,
         mirror=mirror,
         overwrite=overwrite,
+        fixed=fixed,
     )
 
 
@@ -201,17 +204,17 @@ def evaluate(
     truths: str | Path,
     out: str | Path,
     *,
-    task: str = "segmentation",
+    task: str | None = None,
     missing: Literal["refuse", "empty"] = "refuse",
     workers: int | None = None,
 ) -> Scores:
     """Score a folder of answers, from any tool, against the truth, and write `scores.json`.
 
     Args:
-        answers: A folder of answers, matched to the truths by file name.
-        truths: A folder of truths, or a dataset.
+        answers: A folder of answers, matched to the truths by file name, or one file that names its cases.
+        truths: A folder of truths, a dataset, or one file that names its cases.
         out: The folder for `scores.json`.
-        task: What the files answer.
+        task: What the files answer; by default what the dataset asks, or segmentation.
         missing: Refuse truths without an answer, or judge these as empty answers.
         workers: Processes that judge cases side by side; by default as many as there are cores.
 
@@ -241,7 +244,8 @@ def compare(
 
     Args:
         data: An opened dataset, or what `open` takes.
-        methods: Keys of the catalogue, method files, run folders or folders of answers from any tool;
+        methods: Keys of the catalogue, method files, run folders or answers from any tool (a folder, or one
+            file that names its cases);
             `name=` before one of them gives it another name.
         out: The folder for `comparison.json`, `.csv` and `.html`; methods are trained in folders below it.
         budget: Training time per fold of each method.

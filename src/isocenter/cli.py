@@ -255,6 +255,10 @@ def predict(
         Parameter(negative="--no-mirror", help="Average over mirrored images; by default as the plan says."),
     ] = None,
     overwrite: Annotated[Switch, Parameter(help="Answer again where an answer exists.")] = False,
+    fixed: Annotated[
+        Path | None,
+        Parameter(help="Where the task brings images together: the one that stays where it is."),
+    ] = None,
     resources: Resources = Resources(),
     common: Common = Common(),
 ) -> Answer:
@@ -270,6 +274,7 @@ def predict(
         maps=maps,
         mirror=mirror,
         overwrite=overwrite,
+        fixed=fixed,
     )
     written = [str(answer) for answer in answers]
     return Answer({"answers": written}, (f"{_count(len(written), 'answer')} in {out}",))
@@ -282,7 +287,10 @@ def evaluate(
     /,
     *,
     out: Annotated[Path, Parameter(help="The folder for `scores.json` and `scores.csv`.")],
-    task: Annotated[str, Parameter(help="What the files answer.")] = "segmentation",
+    task: Annotated[
+        str | None,
+        Parameter(help="What the files answer; by default what the dataset asks, or segmentation."),
+    ] = None,
     missing: Annotated[
         Literal["refuse", "empty"],
         Parameter(help="Refuse truths without an answer, or judge these as empty answers."),
@@ -303,8 +311,8 @@ def compare(
     methods: Annotated[
         str,
         Parameter(
-            help="Methods, finished runs and folders of answers, with commas between them; `name=` before "
-            "one gives it another name."
+            help="Methods, finished runs and answers (a folder, or one file of all), with commas between "
+            "them; `name=` before one gives it another name."
         ),
     ],
     out: Annotated[Path, Parameter(help="The folder for the comparison and the runs trained for it.")],
@@ -457,7 +465,7 @@ def _comparison_text(result: Comparison) -> tuple[RenderableType, ...]:
     rows = [
         (
             each.name,
-            *(_interval(each.summary[label][measure]) for measure in result.measures),
+            *(_interval(each.summary.get(label, {}).get(measure)) for measure in result.measures),
             *(f"{ranking.ranks[number]:g}" for ranking in result.rankings),
         )
         for number, each in enumerate(result.contestants)
@@ -471,7 +479,9 @@ def _comparison_text(result: Comparison) -> tuple[RenderableType, ...]:
     return (table, *said, *result.notes)
 
 
-def _interval(interval: Interval) -> str:
+def _interval(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
     if interval.mean is None:
         return "undefined"
     mean = f"{interval.mean:.3f}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 import isocenter
 from isocenter.records import Plan
@@ -97,3 +99,43 @@ def trained(blobs: Path, cache: Path, make_run: Callable[..., Path]) -> Path:
         )
         isocenter.train(blobs, run, folds=(0, 1), device="cpu", workers=1)
     return run
+
+
+def write_discs(folder: Path, task: str, cases: int = 10) -> Path:
+    """Bright discs on dark ground, numbered in label images: three to six in each."""
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+    rng = np.random.default_rng(3)
+    rows, columns = np.mgrid[:64, :72]
+    for number in range(cases):
+        label = np.zeros((64, 72), np.uint8)
+        for place in range(3 + number % 4):
+            centre = (12 + 19 * (place % 3) + rng.integers(-1, 2), 18 + 34 * (place // 3))
+            label[(rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < 64] = place + 1
+        image = np.clip(40 + 150 * (label > 0) + rng.normal(0, 6, label.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(image).save(folder / "images" / f"field_{number}.png")
+        Image.fromarray(label).save(folder / "labels" / f"field_{number}.png")
+    said = {"task": task, "objects": "nucleus"}
+    (folder / "isocenter.json").write_text(json.dumps(said), encoding="utf-8")
+    return folder
+
+
+def _of_discs(task: str, cache: Path, place: Path) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISOCENTER_CACHE", str(cache))
+        run = place / "run"
+        data = write_discs(place / "data", task)
+        isocenter.train(data, run, method=f"{task}/watershed", device="cpu", workers=1, task=task)
+    return run
+
+
+@pytest.fixture(scope="session")
+def told_apart(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one fold that numbers discs; its dataset lies beside it as `data`."""
+    return _of_discs("instances", cache, tmp_path_factory.mktemp("instances"))
+
+
+@pytest.fixture(scope="session")
+def counted(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one fold that counts discs; its dataset lies beside it as `data`."""
+    return _of_discs("counting", cache, tmp_path_factory.mktemp("counting"))

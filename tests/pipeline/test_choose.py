@@ -110,6 +110,33 @@ def test_a_tie_goes_to_the_simpler(blobs: Path, make_run: Planned) -> None:
     assert "2d 0.7000; 3d_fullres 0.8000; 2d+3d_fullres 0.8000" in choice.why["members"]
 
 
+def test_where_less_is_better_the_least_is_chosen_and_nothing_is_cut(blobs: Path, make_run: Planned) -> None:
+    run, plan, dataset = _decided(blobs, make_run, ("2d", "3d_fullres"))
+    plan = plan.changed(task="counting")
+    for place, error in (("2d", 3.0), ("3d_fullres", 1.5), ("2d+3d_fullres", 2.0)):
+        rows = [CaseScore(case=c, patient=c, values={"a": {"mae": error}}) for c in plan.folds[0].test]
+        Scores(task="counting", cases=tuple(rows), summary={}).save(run.fold(0) / place / "scores.json")
+    choice = choose.choose(run, plan, dataset, [0])
+    assert choice.members == ("3d_fullres",)
+    assert choice.tuned == {}
+    assert set(choice.why) == {"members"}
+
+
+def test_a_measure_that_only_a_set_has_chooses_too(blobs: Path, make_run: Planned) -> None:
+    run, plan, dataset = _decided(blobs, make_run, ("2d", "3d_fullres"))
+    plan = plan.changed(task="detection")
+    for place, hit in (("2d", 1), ("3d_fullres", 0), ("2d+3d_fullres", 0)):
+        found = {"true": 1, "scores": [0.9], "right": [hit], "left_out": [0]}
+        found |= {"overlap": [hit - 1], "centre": [hit - 1]}
+        evidence = {"dims": 3, "labels": {"a": found}}
+        rows = [
+            CaseScore(case=c, patient=c, values={"a": {"f1": 0.5}}, evidence=evidence)
+            for c in plan.folds[0].test
+        ]
+        Scores(task="detection", cases=tuple(rows), summary={}).save(run.fold(0) / place / "scores.json")
+    assert choose.choose(run, plan, dataset, [0]).members == ("2d",)
+
+
 def test_a_fold_is_scored_with_what_the_other_folds_chose(blobs: Path, make_run: Planned) -> None:
     run, plan, dataset = _decided(blobs, make_run, ("2d", "3d_fullres"))
     dice = {0: {"2d": 0.9, "3d_fullres": 0.6}, 1: {"2d": 0.5, "3d_fullres": 0.7}}

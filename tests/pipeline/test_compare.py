@@ -327,3 +327,71 @@ def test_the_command_says_who_is_best_and_speaks_to_programs(
     assert cli.main([*words, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert [each["name"] for each in content["contestants"]] == ["near", "far"]
+
+
+# --------------------------------------------------------------------------------------------- every task
+
+
+def test_a_folder_that_nnunet_wrote_is_a_folder_of_answers(blobs: Path, write: Write, tmp_path: Path) -> None:
+    theirs = write("theirs", moved=1)
+    for name in ("dataset", "plans", "predict_from_raw_data_args", "summary"):
+        (theirs / f"{name}.json").write_text(json.dumps({"labels": {"background": 0}}), encoding="utf-8")
+    (theirs / "case_0.pkl").write_bytes(b"")
+    result = compared(blobs, tmp_path / "out", f"nnU-Net={theirs}", write("far", moved=3))
+    assert [each.kind for each in result.contestants] == ["answers", "answers"]
+    assert len(result.cases) == 10
+    assert all(row.failure is None for row in result.contestants[0].cases)
+
+
+def test_objects_are_compared_by_their_own_measures(told_apart: Path, tmp_path: Path) -> None:
+    data = told_apart.parent / "data"
+    worse = tmp_path / "worse"
+    held = Scores.load(told_apart / "scores.json").cases
+    for row in held:
+        truth = images.read_labels(data / "labels" / f"{row.case}.png")
+        one_missed = np.where(truth.array == 1, 0, truth.array).astype(np.uint8)
+        images.write(one_missed, worse / f"{row.case}.png", truth)
+    result = compared(data, tmp_path / "out", f"mine={told_apart}", worse, task="instances")
+    assert result.headline == "panoptic_quality"
+    assert result.measures == (
+        "panoptic_quality",
+        "aji",
+        "f1_50",
+        "mean_ap",
+        "average_hausdorff",
+        "count_error",
+    )
+    best = {test.measure: test.best for test in result.tests}
+    assert best["panoptic_quality"] == best["average_hausdorff"] == "mine"
+    assert "count_error" not in best  # neither more nor less is better
+    assert result.rules["ranks"].startswith("By PQ and AJI of every label")
+    assert result.volumes_ml == {}
+    page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+    assert "Average Hausdorff (pixels)" in page
+    assert page.count('<img src="data:image/svg+xml,') == 2 * len(held)
+    assert "Dice" not in page[page.index("<main>") : page.index('id="rules"')]
+
+
+def test_counts_in_one_table_are_compared_and_fewer_errors_are_better(counted: Path, tmp_path: Path) -> None:
+    data = counted.parent / "data"
+    tables = {}
+    for name, off in (("close", 1), ("far", 4)):
+        tables[name] = tmp_path / f"{name}.csv"
+        rows = [f"field_{number},{3 + number % 4 + off}" for number in range(10)]
+        tables[name].write_text("\n".join(["case,count", *rows]) + "\n", encoding="utf-8")
+    result = compared(data, tmp_path / "out", *tables.values(), task="counting")
+    assert [(each.name, each.kind) for each in result.contestants] == [
+        ("close", "answers"),
+        ("far", "answers"),
+    ]
+    assert len(result.cases) == 10
+    assert [each.summary["nucleus"]["mae"].mean for each in result.contestants] == [1, 4]
+    assert {test.best for test in result.tests if test.measure == "mae"} == {"close"}
+    assert result.rankings[0].ranks == (1, 2)
+    assert "rmse" in result.measures
+    assert all(test.measure != "rmse" for test in result.tests)
+    page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+    assert "Best MAE; lower is better" in page
+    assert "RMSE" in page[page.index('id="scores"') : page.index('id="significance"')]
+    with pytest.raises(BadDataset, match="does not name the cases"):
+        entrants([str(data / "labels" / "field_0.png"), str(tables["far"])], "counting")

@@ -15,7 +15,7 @@ from isocenter.errors import BadModel
 from isocenter.images.geometry import Geometry as Grid
 from isocenter.images.layouts import open_dataset
 from isocenter.pipeline.evaluate import score_cases, write_scores
-from isocenter.pipeline.report import report
+from isocenter.pipeline.report import Contents, report, saved_answer
 from isocenter.records import (
     Augmentation,
     Budget,
@@ -30,6 +30,7 @@ from isocenter.records import (
     Normalisation,
     Plan,
     Prediction,
+    Scores,
     Stage,
     Training,
 )
@@ -233,3 +234,103 @@ def test_two_hundred_cases_of_many_labels_stay_a_light_page(tmp_path: Path) -> N
     ]
     write_scores(tmp_path / "scores.json", "segmentation", cases)
     assert report(tmp_path).stat().st_size < 1_500_000
+
+
+# --------------------------------------------------------------------------------------------- every task
+
+
+def heads(html: str) -> list[str]:
+    """The headings of the table of cases."""
+    table = html[html.index('class="sortable"') :]
+    return re.findall(r'<button type="button">([^<]*)', table[: table.index("</thead>")])
+
+
+def order(html: str) -> list[str]:
+    return re.findall(r'<th data-value="([^"]*)"', html[html.index('class="sortable"') :])
+
+
+def test_objects_are_reported_by_their_own_measures_in_pixels(told_apart: Path) -> None:
+    html = page(told_apart)
+    assert '<p class="what">PQ</p>' in html
+    assert heads(html) == [
+        "Case",
+        "PQ",
+        "AJI",
+        "F1 at IoU .5",
+        "Mean AP",
+        "Average Hausdorff (pixels)",
+        "Count error",
+    ]
+    assert "(mm)" not in html
+    assert "distances are in pixels" in html
+    assert len(re.findall(r'<img src="data:image/svg\+xml,', html)) == len(order(html)) > 0
+    assert "Watershed [1] was tuned with isocenter" in html
+    assert "to tell apart single objects of 1 kind (nucleus)" in html
+    assert "panoptic quality [2]" in html
+    assert "Dice on" not in html
+
+
+def test_bars_stand_only_for_shares(told_apart: Path) -> None:
+    html = page(told_apart)
+    row = html[html.index('class="sortable"') :].split("<tr")[2]
+    # Of the six measures the distance and the signed count are no shares.
+    assert row.count('class="number bar"') == 4
+
+
+def test_counts_stand_worst_first_though_less_is_better(counted: Path, tmp_path: Path) -> None:
+    html = page(counted)
+    assert '<p class="what">MAE; lower is better</p>' in html
+    assert heads(html) == ["Case", "MAE", "Relative error", "Bias", "F1 of points"]
+    assert "RMSE" in html[html.index('id="scores"') : html.index('id="cases"')]
+    assert len(re.findall(r'<img src="data:image/svg\+xml,', html)) == len(order(html)) > 0
+    wrong = [
+        CaseScore(case=f"off_by_{off}", patient=f"p{off}", values={"cell": {"mae": off, "bias": -off}})
+        for off in (0.0, 7.0, 2.0)
+    ]
+    write_scores(tmp_path / "scores.json", "counting", wrong)
+    assert order(page(tmp_path)) == ["off_by_7.0", "off_by_2.0", "off_by_0.0"]
+
+
+def test_all_labels_together_do_not_count_in_the_mean_over_labels(tmp_path: Path) -> None:
+    values = {
+        "a": {"mae": 1.0, "bias": 1.0},
+        "b": {"mae": 3.0, "bias": 3.0},
+        "total": {"mae": 4.0, "bias": 4.0},
+    }
+    write_scores(tmp_path / "scores.json", "counting", [CaseScore(case="one", patient="p", values=values)])
+    html = page(tmp_path)
+    cells = re.findall(r'data-value="([\d.]+)">', html[html.index('class="sortable"') :])
+    assert cells == ["1.0", "3.0", "4.0", "2.0", "2.0"]
+
+
+def test_what_only_a_set_has_is_scored_charted_and_does_not_sort_cases(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    cases = []
+    for number in range(4):
+        found = {"true": 1, "scores": [0.9], "right": [1 if number else 0], "left_out": [0]}
+        found |= {"overlap": [0 if number else -1], "centre": [0 if number else -1]}
+        cases.append(
+            CaseScore(
+                case=f"scan{number}",
+                patient=f"p{number}",
+                values={"nodule": {"image_ap": float(number > 0), "f1": rng.random()}},
+                evidence={"dims": 3, "labels": {"nodule": found}},
+            )
+        )
+    write_scores(tmp_path / "scores.json", "detection", cases)
+    html = page(tmp_path)
+    assert '<p class="what">mAP</p>' in html
+    assert "CPM" in html[html.index('id="scores"') : html.index('id="curves"')]
+    assert "FROC over 4 images" in html
+    assert heads(html)[:2] == ["Case", "AP of an image"]
+    assert order(html)[0] == "scan0"
+
+
+def test_the_file_with_the_answer_is_told_from_those_beside_it(told_apart: Path, counted: Path) -> None:
+    for run, suffix in ((told_apart, ".png"), (counted, ".json")):
+        opened = Contents.open(run)
+        score = Scores.load(run / "scores.json").cases[0]
+        (run / "fold_0" / "answers" / f"{score.case}.csv").write_text("case,count\n", encoding="utf-8")
+        path = saved_answer(opened, score)
+        assert path is not None
+        assert path.name == f"{score.case}{suffix}"

@@ -7,7 +7,8 @@ folds; for the final model, on those of all folds.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,15 @@ import numpy as np
 from isocenter import images, tasks
 from isocenter.pipeline.evaluate import score_cases, write_scores
 from isocenter.pipeline.predict import default_members
+from isocenter.pipeline.report_pages.measures import Measures
 from isocenter.pipeline.run import Run
 from isocenter.records import CaseScore, Choice, Dataset, Plan, Scores
+from isocenter.tasks.single import MEAN
+from isocenter.tasks.task import Task
 
 LARGEST = "largest_component"
+_CUT = "segmentation"
+"""The task whose labels may be cut to one component."""
 
 
 def ensembles(plan: Plan) -> list[tuple[str, ...]]:
@@ -52,18 +58,30 @@ def scored(run: Run, plan: Plan, number: int) -> bool:
 def choose(run: Run, plan: Plan, dataset: Dataset, numbers: Sequence[int]) -> Choice:
     """Choose by the held-out answers of the given folds; without any, what the plan trusts most.
 
-    The candidate with the best mean of the task's headline measure wins; ties go to the simpler.
-    Then, label by label, only the largest component is kept if that raises the mean of the winner.
+    The candidate with the best headline measure of the task wins, whether that is of single cases or of all
+    together; ties go to the simpler. Then, where voxels are labelled, only the largest component of a label
+    is kept if that raises the mean of the winner.
     """
     if not numbers:
         members = default_members(plan)
         return Choice(members=members, why={"members": "No other fold has run, so nothing was chosen."})
-    measure = tasks.load(plan.task).headline
-    means = {each: _mean(run, plan, numbers, each, measure) for each in candidates(plan)}
-    best = max(means, key=lambda each: (round(means[each], 6), -len(each)))
-    listed = "; ".join(f"{title(each)} {mean:.4f}" for each, mean in means.items())
-    why = {"members": f"Mean {measure} over the held-out cases of folds {_named(numbers)}: {listed}."}
-    kept, remarks = _components(run, plan, dataset, numbers, best, measure)
+    task = tasks.load(plan.task)
+    means = {each: _mean(run, plan, numbers, each, task) for each in candidates(plan)}
+    words = Measures(task)
+
+    def merit(each: tuple[str, ...]) -> tuple[float, int]:
+        mean = means[each]
+        return (-math.inf if mean is None else -round(words.badness(task.headline, mean), 6), -len(each))
+
+    best = max(means, key=merit)
+    listed = "; ".join(
+        f"{title(each)} {'undefined' if mean is None else f'{mean:.4f}'}" for each, mean in means.items()
+    )
+    what = words[task.headline].title
+    why = {"members": f"{what} over the held-out cases of folds {_named(numbers)}: {listed}."}
+    if plan.task != _CUT:
+        return Choice(members=best, why=why)
+    kept, remarks = _components(run, plan, dataset, numbers, best, task.headline)
     return Choice(members=best, tuned={LARGEST: list(kept)}, why={**why, LARGEST: remarks})
 
 
@@ -84,19 +102,15 @@ def _mixed(plain: CaseScore, cleaned: CaseScore, names: Sequence[object]) -> Cas
     return plain.changed(values=values)
 
 
-def _mean(run: Run, plan: Plan, numbers: Sequence[int], members: Sequence[str], measure: str) -> float:
-    summary = [
-        _defined(row.values, measure)
+def _mean(run: Run, plan: Plan, numbers: Sequence[int], members: Sequence[str], task: Task) -> float | None:
+    """The headline measure of all these folds' cases together, over labels; None where it is undefined."""
+    cases = [
+        row
         for number in numbers
         for row in Scores.load(folder(run, plan, number, members) / "scores.json").cases
     ]
-    values = [value for value in summary if value is not None]
-    return float(np.mean(values)) if values else 0.0
-
-
-def _defined(values: Mapping[str, Mapping[str, float | None]], measure: str) -> float | None:
-    found = [v for measures in values.values() if (v := measures.get(measure)) is not None]
-    return float(np.mean(found)) if found else None
+    found = task.summarise(cases).get(MEAN, {}).get(task.headline)
+    return found.mean if found else None
 
 
 def _components(

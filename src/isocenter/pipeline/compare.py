@@ -19,14 +19,12 @@ from isocenter.errors import BadDataset, BadPlan
 from isocenter.images import layouts
 from isocenter.parts.metrics import ranking, statistics
 from isocenter.parts.metrics.ranking import Contest
-from isocenter.parts.metrics.segmentation import DISTANCES
 from isocenter.pipeline import contestants, progress
 from isocenter.pipeline.contestants import Entrant, Missing
+from isocenter.pipeline.report_pages.measures import Measures
 from isocenter.records import CaseScore, Comparison, Contestant, Dataset, Interval, PairedTest, Ranking
 from isocenter.tasks.single import MEAN
 
-MEASURES = ("dice", "surface_dice", "hd95", "assd")
-RANKED = ("dice", "hd95")
 RULES_OF_RANKING: tuple[ranking.Rule, ...] = ("rank_then_aggregate", "aggregate_then_rank")
 TESTS: tuple[ranking.Test, ...] = ("wilcoxon", "permutation")
 
@@ -38,14 +36,22 @@ _RULES = {
     "near 0.05 proves little.",
     "best": "Where the means are equal, the contestant named first counts as the best.",
     "ties": "Contestants with equal values share the mean of their places.",
-    "ranks": "By Dice and HD95 of every label, as in BraTS. Where only some contestants have a value, as the "
-    "distance to an empty answer, the others have failed; where none has, nothing is ranked.",
     "significance": "Wilcoxon's test on each case's mean over its labels, every pair, with Holm's correction "
     "over all pairs.",
     "intervals": "95 % BCa bootstrap intervals of the mean; patients are drawn, with all their cases.",
-    "volumes": "Limits of agreement after Bland and Altman: the mean difference and 1.96 standard deviations "
-    "of the differences to either side.",
 }
+_RANKS = (
+    "By {measures} of every label, as in BraTS. Where only some contestants have a value, as the distance to "
+    "an empty answer, the others have failed; where none has, nothing is ranked."
+)
+_VOLUMES = (
+    "Limits of agreement after Bland and Altman: the mean difference and 1.96 standard deviations of the "
+    "differences to either side."
+)
+_OF_A_SET = (
+    "What belongs to all cases together, such as a mean average precision, has an interval over patients but "
+    "no value of a single case, so that it is neither tested in pairs nor ranked."
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ def _judged(entrant: Entrant, dataset: Dataset, cases: Sequence[str], terms: Ter
 
 def _of_dataset(row: CaseScore, dataset: Dataset) -> CaseScore:
     """Patients and groups as the dataset names them now, whatever a run was told."""
-    case = dataset.case(row.case)
+    case = tasks.load(dataset.task).question(dataset, row.case)
     return row.changed(patient=case.patient, group=case.group)
 
 
@@ -170,7 +176,7 @@ def _common(
     """
     held = {name: {row.case for row in rows} for name, rows in scored.items()}
     chosen = set.intersection(*held.values()) if held else set.union(*given.values())
-    known = [case.id for case in dataset.cases if case.id in chosen and case.truth]
+    known = [case.id for case in contestants.questions(dataset) if case.id in chosen]
     if not known:
         raise BadDataset(
             "there is no case with a truth that all methods and runs have held out.",
@@ -235,29 +241,75 @@ def conclude(
         notes: What has to be said about the comparison.
         volumes: True volumes in ml by case and label.
     """
-    judge = tasks.load(dataset.task)
-    rows = found[0].cases
+    words = Measures(tasks.load(dataset.task))
     labels = _labels(found)
-    measures = tuple(m for m in MEASURES if any(m in row.values[labels[-1]] for row in rows))
-    patients = tuple(row.patient for row in rows)
+    tested = _tested(found, words)
+    patients = tuple(row.patient for row in found[0].cases)
     several = len(set(patients)) > 1
+    ranked = _ranked(found, words)
     return Comparison(
         isocenter=isocenter.__version__,
         dataset=dataset.name,
         task=dataset.task,
-        headline=judge.headline,
+        headline=words.task.headline,
         labels=labels,
-        measures=measures,
-        cases=tuple(row.case for row in rows),
+        measures=tuple(words.ordered([*_shown(found, words), *of_set(found, words)])),
+        cases=tuple(row.case for row in found[0].cases),
         patients=len(set(patients)),
         contestants=tuple(found),
-        tests=tuple(_tests(found, labels, measures, patients)) if several else (),
-        rankings=tuple(_rankings(found, labels, patients)),
-        significance=_significance(found, judge.headline, patients),
+        tests=tuple(_tests(found, labels, tested, patients, words)) if several else (),
+        rankings=tuple(_rankings(found, labels, patients, ranked, words)),
+        significance=_significance(found, leading(found, words), patients, words),
         volumes_ml=dict(volumes or {}),
         notes=tuple(notes),
-        rules={**judge.rules, **_RULES},
+        rules={**words.task.rules, **_rules(words, ranked, bool(volumes), bool(of_set(found, words)))},
     )
+
+
+def _rules(words: Measures, ranked: Sequence[str], volumes: bool, pooled: bool) -> dict[str, str]:
+    rules = dict(_RULES)
+    if ranked:
+        rules["ranks"] = _RANKS.format(measures=" and ".join(words[measure].title for measure in ranked))
+    if volumes:
+        rules["volumes"] = _VOLUMES
+    if pooled:
+        rules["all cases together"] = _OF_A_SET
+    return rules
+
+
+def leading(found: Sequence[Contestant], words: Measures) -> str:
+    """What single cases are compared by: the headline, or its stand-in where only a set has that."""
+    return words.leading([row for each in found for row in each.cases])
+
+
+def of_set(found: Sequence[Contestant], words: Measures) -> list[str]:
+    """The measures that only a set has."""
+    return words.ordered(
+        key
+        for each in found
+        for key in words.of_set(each.summary, each.cases)
+        if any(values[key].mean is not None for values in each.summary.values() if key in values)
+    )
+
+
+def _of_cases(found: Sequence[Contestant], words: Measures) -> list[str]:
+    return words.ordered(key for each in found for key in words.of_cases(each.cases))
+
+
+def _shown(found: Sequence[Contestant], words: Measures) -> list[str]:
+    """The measures of single cases that have a column."""
+    lead = leading(found, words)
+    return [key for key in _of_cases(found, words) if key == lead or words[key].shown]
+
+
+def _tested(found: Sequence[Contestant], words: Measures) -> list[str]:
+    """Those of which more or less is better."""
+    return [key for key in _shown(found, words) if words[key].better != "none"]
+
+
+def _ranked(found: Sequence[Contestant], words: Measures) -> list[str]:
+    """The measures that contestants are ranked by."""
+    return [key for key in _of_cases(found, words) if words[key].ranked and words[key].better != "none"]
 
 
 def _labels(found: Sequence[Contestant]) -> tuple[str, ...]:
@@ -266,39 +318,38 @@ def _labels(found: Sequence[Contestant]) -> tuple[str, ...]:
     return names if len(names) == 1 else (MEAN, *names)
 
 
-def column(rows: Iterable[CaseScore], label: str, measure: str) -> NDArray[np.float64]:
+def column(rows: Iterable[CaseScore], label: str, measure: str, words: Measures) -> NDArray[np.float64]:
     """One value per case, NaN where undefined; under `mean` the average over the labels that have one."""
-    return np.array([_value(row, label, measure) for row in rows], dtype=np.float64)
-
-
-def _value(row: CaseScore, label: str, measure: str) -> float:
-    if label != MEAN:
-        value = row.values.get(label, {}).get(measure)
-        return math.nan if value is None else value
-    known = [value for values in row.values.values() if (value := values.get(measure)) is not None]
-    return float(np.mean(known)) if known else math.nan
+    found = (
+        words.of(row, measure) if label == MEAN else row.values.get(label, {}).get(measure) for row in rows
+    )
+    return np.array([math.nan if value is None else value for value in found], dtype=np.float64)
 
 
 def _tests(
-    found: Sequence[Contestant], labels: Sequence[str], measures: Sequence[str], patients: Sequence[str]
+    found: Sequence[Contestant],
+    labels: Sequence[str],
+    measures: Sequence[str],
+    patients: Sequence[str],
+    words: Measures,
 ) -> Iterable[PairedTest]:
     number = len(labels) * len(measures) * (len(found) - 1)
     resamples = 10_000 if number <= _MANY_TESTS else 2_000
     for label in labels:
         for measure in measures:
-            table = np.stack([column(each.cases, label, measure) for each in found])
-            best = _best(table, measure)
+            table = np.stack([column(each.cases, label, measure, words) for each in found])
+            best = _best(table, lowest=words[measure].better == "low")
             if best is not None:
                 yield from _against(found, table, best, patients, resamples, label, measure)
 
 
-def _best(table: NDArray[np.float64], measure: str) -> int | None:
+def _best(table: NDArray[np.float64], *, lowest: bool) -> int | None:
     """Who has the best mean over the cases where all have a value; None where there is no such case."""
     shared = table[:, ~np.isnan(table).any(axis=0)]
     if not shared.size:
         return None
     means = np.round(shared.mean(axis=1), 12)
-    return int(means.argmin() if measure in DISTANCES else means.argmax())
+    return int(means.argmin() if lowest else means.argmax())
 
 
 def _against(
@@ -337,23 +388,32 @@ def _against(
 
 
 def _contest(
-    found: Sequence[Contestant], questions: Sequence[tuple[str, str]], patients: Sequence[str]
+    found: Sequence[Contestant],
+    questions: Sequence[tuple[str, str]],
+    patients: Sequence[str],
+    words: Measures,
 ) -> Contest:
-    table = [[column(each.cases, label, measure) for label, measure in questions] for each in found]
+    table = [[column(each.cases, label, measure, words) for label, measure in questions] for each in found]
     return Contest(
         methods=tuple(each.name for each in found),
         measures=tuple(f"{measure} of {label}" for label, measure in questions),
         values=np.moveaxis(np.array(table), 1, 2),
-        higher_is_better=tuple(measure not in DISTANCES for _, measure in questions),
+        higher_is_better=tuple(words[measure].better != "low" for _, measure in questions),
         patients=tuple(patients),
     )
 
 
 def _rankings(
-    found: Sequence[Contestant], labels: Sequence[str], patients: Sequence[str]
+    found: Sequence[Contestant],
+    labels: Sequence[str],
+    patients: Sequence[str],
+    measures: Sequence[str],
+    words: Measures,
 ) -> Iterable[Ranking]:
-    questions = [(label, measure) for label in labels if label != MEAN for measure in RANKED]
-    contest = _contest(found, questions, patients)
+    questions = [(label, measure) for label in words.labels(labels) for measure in measures]
+    if not questions:
+        return
+    contest = _contest(found, questions, patients, words)
     if np.isnan(contest.values).all():
         return
     for rule in RULES_OF_RANKING:
@@ -375,9 +435,9 @@ def _rankings(
 
 
 def _significance(
-    found: Sequence[Contestant], measure: str, patients: Sequence[str]
+    found: Sequence[Contestant], measure: str, patients: Sequence[str], words: Measures
 ) -> dict[str, dict[str, float | None]]:
-    contest = _contest(found, [(MEAN, measure)], patients)
+    contest = _contest(found, [(MEAN, measure)], patients, words)
     p = ranking.significance_map(contest, contest.measures[0]).p
     return {
         one.name: {
@@ -413,7 +473,7 @@ def write(result: Comparison, dataset: Dataset, out: Path, folders: Mapping[str,
         result: What was found.
         dataset: The dataset, for the pictures.
         out: The folder to write to.
-        folders: By contestant, its run or its folder of answers, for the pictures.
+        folders: By contestant, its run or its answers, for the pictures.
     """
     from isocenter.pipeline import comparison_page
 

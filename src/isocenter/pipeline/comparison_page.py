@@ -12,22 +12,23 @@ import numpy as np
 
 from isocenter import images, tasks
 from isocenter.errors import IsocenterError
-from isocenter.images import layouts
 from isocenter.parts.metrics.agreement import bland_altman
 from isocenter.pipeline import report_pages
-from isocenter.pipeline.report import DIGITS, NAMES, Contents, cleaned, environment, name_of, saved_answer
+from isocenter.pipeline.contestants import answers_of
+from isocenter.pipeline.report import Contents, cleaned, environment, saved_answer, shown_image
 from isocenter.pipeline.report_pages import charts, contest_charts, paragraph
-from isocenter.records import CaseScore, Comparison, Contestant, Dataset, PairedTest
+from isocenter.pipeline.report_pages.measures import PIXELS, PIXELS_RULE, Measures, length_unit
+from isocenter.records import Case, Comparison, Contestant, Dataset, PairedTest
+from isocenter.tasks.pictures import canvas
 from isocenter.tasks.single import MEAN
 from isocenter.tasks.task import Picture
 
 PICTURED = 6
 """How many of the cases that contestants disagree on most are shown as pictures."""
 
-_UNITS = {"hd95": "mm", "assd": "mm"}
 _LABELS_SHOWN = 4
 _LABELS_OF_VOLUMES = 3
-_RULES_SHOWN = ("dice", "surface_dice", "hd95", "assd", "presence")
+_ALWAYS_TOLD = ("presence",)
 _RULE_NAMES = {
     "rank_then_aggregate": "Rank, then average (BraTS)",
     "aggregate_then_rank": "Average, then rank",
@@ -43,43 +44,80 @@ def page(result: Comparison, dataset: Dataset, folders: Mapping[str, Path]) -> s
         dataset: The dataset, for the pictures.
         folders: By contestant, its run or its folder of answers, for the pictures.
     """
+    from isocenter.pipeline.compare import leading, of_set
+
     names = [each.name for each in result.contestants]
-    spread = _spread(result)
+    words = Measures(tasks.load(result.task), _length(result, dataset))
+    lead = leading(result.contestants, words)
+    spread = _spread(result, lead, words)
+    pictures = _pictures(result, dataset, folders, [case for case, _ in spread[:PICTURED]], words)
+    pooled = of_set(result.contestants, words)
+    rows = _case_rows(result, spread, lead, words)
     content = {
         "name": result.dataset,
         "task": result.task,
         "written": datetime.datetime.now().astimezone(),
         "result": result,
         "patients": result.patients,
-        "headline": name_of(result.headline),
+        "headline": words.name(result.headline),
+        "headline_digits": words[result.headline].digits,
+        "direction": words.direction(result.headline),
+        "leading": words.name(lead),
+        "leading_digits": words[lead].digits,
         "several": result.labels[0] == MEAN,
-        "winner": _winner(result),
+        "winner": _winner(result, words),
         "verdicts": _verdicts(result),
-        "forest": _forest(result),
+        "forest": _forest(result, words),
         "facts": _facts(result),
-        "tables": _tables(result),
+        "measures": [measure for measure in result.measures if measure not in pooled],
+        "tables": _tables(result, [measure for measure in result.measures if measure not in pooled]),
+        "pooled": _pooled(result, pooled),
         "shown_labels": _LABELS_SHOWN,
-        "boxes": _boxes(result),
+        "curves": _curves(result, words),
+        "boxes": _boxes(result, pooled, words),
         "rankings": [
             (_RULE_NAMES[each.rule], each, contest_charts.places(_RULE_NAMES[each.rule], names, each))
             for each in result.rankings
         ],
-        "matrix": _matrix(result),
+        "matrix": _matrix(result, lead, words),
         "volumes": _volumes(result),
-        "pictures": _pictures(result, dataset, folders, [case for case, _ in spread[:PICTURED]]),
-        "cases": _case_rows(result, spread),
+        "pictures": pictures,
+        "outlined": any(canvas.TRUTH_COLOUR in one.svg for _, shown in pictures for _, one, _ in shown),
+        "flat": all(one.flat for _, shown in pictures for _, one, _ in shown),
+        "cases": rows,
+        "bars": words.is_share(lead, [value for _, values, _ in rows for value in values]),
         "costs": [_costs(each) for each in result.contestants],
-        "rules": _rules(result),
-        "names": NAMES,
-        "digits": DIGITS,
+        "rules": _rules(result, words),
+        "names": words.names,
+        "digits": words.digits,
         "environment": environment(None),
     }
     return report_pages.render({**content, "sections": _sections(content)}, "comparison")
 
 
+def _length(result: Comparison, dataset: Dataset) -> str:
+    """What lengths are in, by the headers of the images; mm where these cannot be read."""
+    task = tasks.load(result.task)
+
+    def spacing(question: Case) -> tuple[float, ...]:
+        shown = next(file for file in question.inputs[task.inputs[0]] if file)
+        return images.read_geometry(str(dataset.path(shown))).spacing_mm
+
+    spacings = []
+    try:
+        for case in result.cases:
+            spacings.append(spacing(task.question(dataset, case)))
+            if length_unit(spacings) != PIXELS:
+                break
+    except (IsocenterError, OSError, KeyError, StopIteration):
+        return length_unit([])
+    return length_unit(spacings)
+
+
 def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     parts = [
         ("scores", "Scores", True),
+        ("curves", "Curves", content["curves"]),
         ("ranks", "Ranks", content["rankings"]),
         ("significance", "Significance", content["matrix"]),
         ("spread", "Case by case", content["boxes"]),
@@ -100,14 +138,14 @@ def _mean(each: Contestant, label: str, measure: str) -> float | None:
     return found.mean if found else None
 
 
-def _winner(result: Comparison) -> Contestant | None:
+def _winner(result: Comparison, words: Measures) -> Contestant | None:
     """Who has the best mean of the headline measure; the first named where several do."""
     known = [
-        (mean, -number, each)
+        (words.badness(result.headline, mean), number, each)
         for number, each in enumerate(result.contestants)
         if (mean := _mean(each, result.labels[0], result.headline)) is not None
     ]
-    return max(known, key=lambda entry: entry[:2])[2] if known else None
+    return min(known, key=lambda entry: entry[:2])[2] if known else None
 
 
 def _headline_tests(result: Comparison) -> list[PairedTest]:
@@ -122,7 +160,7 @@ def _verdicts(result: Comparison) -> list[tuple[str, str]]:
     return [(test.other, test.hint) for test in tests]
 
 
-def _forest(result: Comparison) -> charts.Forest | None:
+def _forest(result: Comparison, words: Measures) -> charts.Forest | None:
     rows = []
     for each in result.contestants:
         found = each.summary.get(result.labels[0], {}).get(result.headline)
@@ -130,7 +168,7 @@ def _forest(result: Comparison) -> charts.Forest | None:
             low = found.mean if found.low is None else found.low
             high = found.mean if found.high is None else found.high
             rows.append((each.name, found.mean, low, high))
-    return charts.forest(sorted(rows, key=lambda row: -row[1]))
+    return charts.forest(sorted(rows, key=lambda row: words.badness(result.headline, row[1])))
 
 
 def _facts(result: Comparison) -> list[tuple[str, str]]:
@@ -146,7 +184,7 @@ def _facts(result: Comparison) -> list[tuple[str, str]]:
     return facts
 
 
-def _tables(result: Comparison) -> list[dict[str, Any]]:
+def _tables(result: Comparison, measures: Sequence[str]) -> list[dict[str, Any]]:
     """For every label, the contestants with their means and how each stands to the best."""
     tests = {(test.label, test.measure, test.other): test for test in result.tests}
     best = {(test.label, test.measure): test.best for test in result.tests}
@@ -162,7 +200,7 @@ def _tables(result: Comparison) -> list[dict[str, Any]]:
                         "best": best.get((label, measure)) == each.name,
                         "test": tests.get((label, measure, each.name)),
                     }
-                    for measure in result.measures
+                    for measure in measures
                 ],
             )
             for each in result.contestants
@@ -171,82 +209,75 @@ def _tables(result: Comparison) -> list[dict[str, Any]]:
     return tables
 
 
-def _boxes(result: Comparison) -> list[contest_charts.PairedPlot]:
-    from isocenter.pipeline.compare import column
+def _pooled(result: Comparison, measures: Sequence[str]) -> list[dict[str, Any]]:
+    """For every label, what only a set has: a row for each measure, a column for each contestant."""
+    tables = []
+    for label in result.labels:
+        rows = [
+            (measure, [each.summary.get(label, {}).get(measure) for each in result.contestants])
+            for measure in measures
+        ]
+        if any(interval is not None for _, found in rows for interval in found):
+            tables.append({"label": "Mean over labels" if label == MEAN else label, "rows": rows})
+    return tables
 
+
+def _curves(result: Comparison, words: Measures) -> list[tuple[str, Picture]]:
+    """The task's charts of all cases together, contestant by contestant."""
+    return [(each.name, chart) for each in result.contestants for chart in words.task.charts(each.cases)]
+
+
+def _boxes(result: Comparison, pooled: Sequence[str], words: Measures) -> list[contest_charts.PairedPlot]:
     plots = []
-    for measure in result.measures:
+    for measure in (measure for measure in result.measures if measure not in pooled):
         rows = []
         for each in result.contestants:
-            values = column(each.cases, result.labels[0], measure)
-            rows.append(
-                (
-                    each.name,
-                    [
-                        (case, float(v))
-                        for case, v in zip(result.cases, values, strict=True)
-                        if not math.isnan(v)
-                    ],
-                )
-            )
+            values = _column(each, result.labels[0], measure, words)
+            known = zip(result.cases, values, strict=True)
+            rows.append((each.name, [(case, float(v)) for case, v in known if not math.isnan(v)]))
         if len(result.cases) > 2 and any(cases for _, cases in rows):
-            plots.append(contest_charts.paired_plot(name_of(measure), _UNITS.get(measure, ""), rows))
+            plots.append(contest_charts.paired_plot(words.name(measure), words.unit(measure), rows))
     return plots
 
 
-def _matrix(result: Comparison) -> list[tuple[str, list[dict[str, Any] | None]]]:
+def _column(each: Contestant, label: str, measure: str, words: Measures) -> Any:
+    from isocenter.pipeline.compare import column
+
+    return column(each.cases, label, measure, words)
+
+
+def _matrix(result: Comparison, lead: str, words: Measures) -> list[tuple[str, list[dict[str, Any] | None]]]:
     """Corrected p of each pair, and whether the row is the better of the two; nothing without any p."""
     if all(p is None for row in result.significance.values() for p in row.values()):
         return []
-    better = {
-        (one, other): _is_better(result, one, other) for one in _names(result) for other in _names(result)
-    }
-    return [
-        (
-            one,
-            [
-                None
-                if one == other
-                else {
-                    "p": result.significance[one][other],
-                    "better": better[one, other],
-                    "worse": better[other, one],
-                }
-                for other in _names(result)
-            ],
-        )
-        for one in _names(result)
-    ]
+    columns = {each.name: _column(each, MEAN, lead, words) for each in result.contestants}
+
+    def is_better(one: str, other: str) -> bool:
+        """Whether one is better than the other at 5 %, on the cases where both have a value."""
+        p = result.significance[one][other]
+        apart = np.nanmean(columns[one] - columns[other]) if p is not None and p < 0.05 else 0.0
+        return bool(apart < 0 if words[lead].better == "low" else apart > 0)
+
+    def cell(one: str, other: str) -> dict[str, Any] | None:
+        if one == other:
+            return None
+        p = result.significance[one][other]
+        return {"p": p, "better": is_better(one, other), "worse": is_better(other, one)}
+
+    names = _names(result)
+    return [(one, [cell(one, other) for other in names]) for one in names]
 
 
 def _names(result: Comparison) -> list[str]:
     return [each.name for each in result.contestants]
 
 
-def _is_better(result: Comparison, one: str, other: str) -> bool:
-    """Whether one is better than the other at 5 %, on the cases where both have a value."""
-    if one == other:
-        return False
-    p = result.significance[one][other]
-    if p is None or p >= 0.05:
-        return False
-    first, second = (_headline_column(result, name) for name in (one, other))
-    return bool(np.nanmean(first - second) > 0)
-
-
-def _headline_column(result: Comparison, name: str) -> Any:
-    from isocenter.pipeline.compare import column
-
-    found = next(each for each in result.contestants if each.name == name)
-    return column(found.cases, MEAN, result.headline)
-
-
 # ----------------------------------------------------------------------------------------------- case by case
 
 
-def _spread(result: Comparison) -> list[tuple[str, float]]:
-    """The cases by how far the contestants lie apart in the headline measure, furthest first."""
-    table = np.stack([_headline_column(result, name) for name in _names(result)])
+def _spread(result: Comparison, lead: str, words: Measures) -> list[tuple[str, float]]:
+    """The cases by how far the contestants lie apart in the leading measure, furthest first."""
+    table = np.stack([_column(each, MEAN, lead, words) for each in result.contestants])
     known = ~np.isnan(table).all(axis=0)
     apart = np.zeros(len(result.cases))
     apart[known] = np.nanmax(table[:, known], axis=0) - np.nanmin(table[:, known], axis=0)
@@ -255,21 +286,11 @@ def _spread(result: Comparison) -> list[tuple[str, float]]:
 
 
 def _case_rows(
-    result: Comparison, spread: Sequence[tuple[str, float]]
+    result: Comparison, spread: Sequence[tuple[str, float]], lead: str, words: Measures
 ) -> list[tuple[str, list[float | None], float]]:
-    columns = {name: _headline_column(result, name) for name in _names(result)}
     place = {case: number for number, case in enumerate(result.cases)}
-    return [
-        (
-            case,
-            [
-                None if math.isnan(value) else float(value)
-                for value in (columns[name][place[case]] for name in _names(result))
-            ],
-            apart,
-        )
-        for case, apart in spread
-    ]
+    columns = [[words.of(row, lead) for row in each.cases] for each in result.contestants]
+    return [(case, [column[place[case]] for column in columns], apart) for case, apart in spread]
 
 
 def _volumes(result: Comparison) -> list[tuple[str, list[contest_charts.Agreement]]]:
@@ -304,52 +325,65 @@ def _volume_panel(result: Comparison, each: Contestant, label: str) -> Any:
 
 
 def _pictures(
-    result: Comparison, dataset: Dataset, folders: Mapping[str, Path], cases: Sequence[str]
+    result: Comparison,
+    dataset: Dataset,
+    folders: Mapping[str, Path],
+    cases: Sequence[str],
+    words: Measures,
 ) -> list[tuple[str, list[tuple[str, Picture, float | None]]]]:
     """Each case as every contestant answered it; cases whose files cannot be read are left out."""
+    questions = [words.task.question(dataset, case) for case in cases]
+    found = {each.name: _files(folders[each.name], each, dataset, questions) for each in result.contestants}
     shown = []
-    for case in cases:
+    for question in questions:
         try:
-            shown.append((case, _case_pictures(result, dataset, folders, case)))
+            files = {name: paths.get(question.id) for name, paths in found.items()}
+            shown.append((question.id, _case_pictures(result, dataset, files, question, words)))
         except (IsocenterError, OSError):
             continue
     return shown
 
 
 def _case_pictures(
-    result: Comparison, dataset: Dataset, folders: Mapping[str, Path], case: str
+    result: Comparison,
+    dataset: Dataset,
+    files: Mapping[str, tuple[Path, Contents | None] | None],
+    question: Case,
+    words: Measures,
 ) -> list[tuple[str, Picture, float | None]]:
-    task = tasks.load(result.task)
-    image = layouts.read_image(dataset, dataset.case(case))
-    truth = task.read_truth(dataset, dataset.case(case))
-    number = result.cases.index(case)
+    from isocenter.pipeline.compare import leading
+
+    task = words.task
+    image = shown_image(task, dataset, question)
+    truth = task.read_truth(dataset, question)
+    lead = leading(result.contestants, words)
     answers = {}
-    for each in result.contestants:
-        answers[each.name] = task.no_answer(truth)
-        found = _file(folders[each.name], each.cases[number])
+    for name, found in files.items():
+        answers[name] = task.no_answer(truth)
         if found is not None:
             path, run = found
             answer = task.read_answer(path, truth, dataset)
-            answers[each.name] = answer if run is None else cleaned(answer, run)
+            answers[name] = answer if run is None else cleaned(answer, run)
+    number = result.cases.index(question.id)
     pictures = []
-    for name, answer in answers.items():
-        others = [other for key, other in answers.items() if key != name]
-        value = float(_headline_column(result, name)[number])
-        drawn = task.draw(image, answer, truth, dataset, others)
-        pictures.append((name, drawn, None if math.isnan(value) else value))
+    for each in result.contestants:
+        others = [other for name, other in answers.items() if name != each.name]
+        drawn = task.draw(image, answers[each.name], truth, dataset, others)
+        pictures.append((each.name, drawn, words.of(each.cases[number], lead)))
     return pictures
 
 
-def _file(folder: Path, row: CaseScore) -> tuple[Path, Contents | None] | None:
-    """The file of a contestant's answer, with its run where there is one; None where it gave no answer."""
-    if row.failure is not None:
-        return None
-    if (folder / "plan.json").is_file():
-        run = Contents.open(folder)
-        path = saved_answer(run, row)
-        return None if path is None else (path, run)
-    found = [Path(path) for path in images.find(folder) if images.stem(path) == row.case]
-    return (found[0], None) if found else None
+def _files(
+    source: Path, each: Contestant, dataset: Dataset, questions: Sequence[Case]
+) -> dict[str, tuple[Path, Contents | None]]:
+    """The files of a contestant's answers by question, with its run where there is one."""
+    rows = {row.case: row for row in each.cases if row.failure is None}
+    asked = [question for question in questions if question.id in rows]
+    if not (source / "plan.json").is_file():
+        return {case: (path, None) for case, path in answers_of(source, dataset, asked).items()}
+    run = Contents.open(source)
+    saved = {question.id: saved_answer(run, rows[question.id]) for question in asked}
+    return {case: (path, run) for case, path in saved.items() if path is not None}
 
 
 # --------------------------------------------------------------------------------------------------- the rest
@@ -376,8 +410,8 @@ def _large(number: float | None) -> str:
     return f"{number:.3g}"
 
 
-def _rules(result: Comparison) -> dict[str, str]:
+def _rules(result: Comparison, words: Measures) -> dict[str, str]:
     """The rules of what is on the page; those of other measures stand in comparison.json."""
-    from isocenter.parts.metrics.segmentation import RULES
-
-    return {key: words for key, words in result.rules.items() if key in _RULES_SHOWN or key not in RULES}
+    told = (*result.measures, *_ALWAYS_TOLD)
+    rules = {key: said for key, said in result.rules.items() if key in told or key not in words.task.measures}
+    return {**rules, **({PIXELS: PIXELS_RULE} if words.length == PIXELS else {})}

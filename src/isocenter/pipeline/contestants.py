@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
-from isocenter import images, methods
+from isocenter import methods, tasks
 from isocenter.errors import BadDataset, BadModel, BadPlan, IsocenterError
-from isocenter.images.layouts import read_image
+from isocenter.images.layouts import read_inputs
 from isocenter.parts.rules.topology import multiply_accumulates
-from isocenter.pipeline.evaluate import score_cases
+from isocenter.pipeline.evaluate import _answers as named_answers
+from isocenter.pipeline.evaluate import _names_of as names_of
+from isocenter.pipeline.evaluate import _scored as score_found
 from isocenter.pipeline.run import Run
-from isocenter.records import CaseScore, Contestant, Dataset, Plan, Scores
+from isocenter.records import Case, CaseScore, Contestant, Dataset, Plan, Scores
+from isocenter.tasks.task import Task
 
 Kind = Literal["method", "run", "answers"]
 Missing = Literal["refuse", "empty"]
@@ -34,8 +37,8 @@ class Entrant:
 
     Attributes:
         name: What it is called in the table, and its folder where it is trained.
-        kind: A method to be trained, a finished run, or a folder of answers.
-        source: The method's key or file, or the folder.
+        kind: A method to be trained, a finished run, or answers: a folder of files, or one file of all.
+        source: The method's key or file, or where the run or the answers lie.
     """
 
     name: str
@@ -44,7 +47,7 @@ class Entrant:
 
 
 def entrants(words: Sequence[str], task: str) -> tuple[Entrant, ...]:
-    """Read what the user names: `segmentation/unet`, `method.py`, `FOLDER`, or `name=` before any of these.
+    """Read what the user names: a method's key or file, a run, answers, or `name=` before any of these.
 
     Args:
         words: One for each contestant.
@@ -52,7 +55,7 @@ def entrants(words: Sequence[str], task: str) -> tuple[Entrant, ...]:
 
     Raises:
         BadPlan: Somebody is unknown, answers another task, there are fewer than two, or two share a name.
-        BadDataset: A folder holds neither a run nor answers.
+        BadDataset: A folder or file holds neither a run nor answers.
     """
     found = tuple(_entrant(word.strip(), task) for word in words if word.strip())
     if len(found) < 2:
@@ -75,7 +78,12 @@ def _entrant(word: str, task: str) -> Entrant:
     if not equals or Path(word).exists():
         name, source = "", word
     if Path(source).is_dir():
-        return Entrant(_name(name or Path(source).resolve().name, word), _folder_kind(Path(source)), source)
+        kind = _folder_kind(Path(source), tasks.load(task))
+        return Entrant(_name(name or Path(source).resolve().name, word), kind, source)
+    if Path(source).is_file() and not source.endswith(".py"):
+        if tasks.load(task).several(Path(source)) is None:
+            raise BadDataset("this file does not name the cases that it answers.", where=source)
+        return Entrant(_name(name or Path(source).stem, word), "answers", source)
     if not source.endswith(".py") and source not in methods.catalogue():
         try:
             methods.card(source)
@@ -96,10 +104,10 @@ def _name(name: str, word: str) -> str:
     return name
 
 
-def _folder_kind(folder: Path) -> Kind:
+def _folder_kind(folder: Path, task: Task) -> Kind:
     if (folder / "plan.json").is_file():
         return "run"
-    if not images.find(folder):
+    if not task.find(folder):
         raise BadDataset("this folder holds neither a run (plan.json) nor readable answers.", where=folder)
     return "answers"
 
@@ -144,31 +152,62 @@ def _named(labels: dict[str, list[int]]) -> str:
     return ", ".join(f"{name} {'+'.join(map(str, values))}" for name, values in labels.items())
 
 
-def answered(folder: Path, dataset: Dataset) -> set[str]:
-    """The cases of the dataset whose truth is known and that a folder of answers has a file for."""
-    there = {images.stem(path) for path in images.find(folder)}
-    return {case.id for case in dataset.cases if case.truth and case.id in there}
+def questions(dataset: Dataset, cases: Sequence[str] | None = None) -> list[Case]:
+    """What the dataset asks and knows the truth of, in its order; or those questions of the given ids."""
+    task = tasks.load(dataset.task)
+    if cases is not None:
+        return [task.question(dataset, case) for case in cases]
+    asked = task.questions(dataset, [case.id for case in dataset.cases])
+    return [question for question in asked if question.truth]
+
+
+def answers_of(source: Path, dataset: Dataset, asked: Sequence[Case]) -> dict[str, Path]:
+    """The file with the answer to each question, where there is one; one file may hold all.
+
+    An answer bears the id of its question or, failing that, the name of its image or of its truth. Files of
+    other kinds, such as those that nnU-Net writes beside its answers, are left alone.
+    """
+    there = named_answers(source, tasks.load(dataset.task))
+    found = {case.id: [there[name] for name in names_of(case, dataset) if name in there] for case in asked}
+    return {case: paths[0] for case, paths in found.items() if paths}
+
+
+def _silence_answers(source: Path, task: Task) -> bool:
+    """Whether a question that is not named was answered with nothing, as in a list of all detections."""
+    return task.unnamed_is_empty and source.is_file()
+
+
+def answered(source: Path, dataset: Dataset) -> set[str]:
+    """The questions whose truth is known and that are answered."""
+    asked = questions(dataset)
+    found = answers_of(source, dataset, asked)
+    if found and _silence_answers(source, tasks.load(dataset.task)):
+        return {case.id for case in asked}
+    return set(found)
 
 
 def judged(
     entrant: Entrant, dataset: Dataset, cases: Sequence[str], missing: Missing, workers: int | None
 ) -> tuple[CaseScore, ...]:
-    """The scores of a folder of answers on the given cases.
+    """The scores of answers from any tool to the given questions.
 
     Raises:
         BadDataset: Cases have no answer (unless these are to be judged as empty), or an answer cannot be read
             or lies on another grid.
     """
-    folder = Path(entrant.source)
-    rows = score_cases(dataset, cases, folder, workers=workers)
+    source, asked = Path(entrant.source), questions(dataset, cases)
+    answers = answers_of(source, dataset, asked)
+    found: Mapping[str, Path | None] = {case.id: answers.get(case.id) for case in asked}
+    silent = _silence_answers(source, tasks.load(dataset.task))
+    rows = score_found(dataset, asked, found, None, workers, silent=silent)
     absent = [row.case for row in rows if row.failure == NO_ANSWER]
     broken = [f"{row.case} ({row.failure})" for row in rows if row.failure not in (None, NO_ANSWER)]
     if broken:
-        raise BadDataset(f"answers that cannot be judged: {listed(broken)}", where=folder)
+        raise BadDataset(f"answers that cannot be judged: {listed(broken)}", where=source)
     if absent and missing == "refuse":
         raise BadDataset(
             f"{len(absent)} of {len(rows)} cases have no answer: {listed(absent)}",
-            where=folder,
+            where=source,
             cure="Name answers by case id, or ask for missing answers to be judged as empty "
             "(--missing empty).",
         )
@@ -234,7 +273,7 @@ def costs(folder: Path, rows: Sequence[CaseScore], device: str) -> dict[str, Any
         "budget": plan.budget,
         "seed": plan.seed,
         "parameters": sum(_parameters(plan, stage.name) for stage in stages),
-        "multiply_accumulates_per_voxel": sum(_work(plan, stage.name) for stage in stages),
+        "multiply_accumulates_per_voxel": _total(_work(plan, stage.name) for stage in stages),
         "training_seconds": sum(spent) if spent and len(spent) == len(logs) else None,
         "case_seconds": _case_seconds(run, rows, device),
         "step_gb": max(step_gb(plan, stage) for stage in stages),
@@ -246,14 +285,26 @@ def _parameters(plan: Plan, stage: str) -> int:
     return sum(parameter.numel() for parameter in method.modules.parameters())
 
 
-def _work(plan: Plan, name: str) -> float:
-    """Multiply-accumulates of one forward pass, by voxel of the grid that the network sees."""
+def _total(parts: Iterable[float | None]) -> float | None:
+    """The sum; None where a part is not known."""
+    known = list(parts)
+    return None if None in known else sum(part for part in known if part is not None)
+
+
+def _work(plan: Plan, name: str) -> float | None:
+    """Multiply-accumulates of one forward pass, by voxel of the grid that the network sees.
+
+    None where the network is no encoder-decoder, so that the plan does not say how it is built.
+    """
     stage = plan.stage(name)
     if stage.network is None:
-        return 0.0
-    channels = len(plan.channels) + (len(plan.labels) if stage.after else 0)
+        return None if _parameters(plan, name) else 0.0
+    method = methods.load(plan.method)(plan, stage)
+    roles = len(tasks.load(plan.task).inputs)
+    channels = roles * len(plan.channels) + (len(plan.labels) if stage.after else 0)
+    outputs = sum(method.outputs.values()) if method.tiled else len(plan.labels) + 1
     patch = stage.geometry.patch
-    return multiply_accumulates(stage.network, patch, channels, len(plan.labels) + 1) / prod(patch)
+    return multiply_accumulates(stage.network, patch, channels, outputs) / prod(patch)
 
 
 def _case_seconds(run: Run, rows: Sequence[CaseScore], device: str) -> float | None:
@@ -266,7 +317,7 @@ def _case_seconds(run: Run, rows: Sequence[CaseScore], device: str) -> float | N
         model = Model(run, folds=None if fold is None else [fold], device=device)
         for row in rows[:_TIMED_CASES]:
             began = time.monotonic()
-            model.predict(read_image(dataset, dataset.case(row.case)))
+            model.predict(read_inputs(dataset, model.task.question(dataset, row.case)))
             took.append(time.monotonic() - began)
             if sum(took) > _TIMED_SECONDS:
                 break

@@ -7,7 +7,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,9 +15,22 @@ from typing import Any, TypeVar
 from isocenter import files, images, tasks
 from isocenter.errors import BadModel, IsocenterError
 from isocenter.images import layouts
+from isocenter.images.image import Image
 from isocenter.pipeline import report_pages
 from isocenter.pipeline.report_pages import charts, paragraph
-from isocenter.records import CaseScore, Choice, Dataset, Fingerprint, Interval, Plan, Record, Scores
+from isocenter.pipeline.report_pages.measures import PIXELS, PIXELS_RULE, Measures, length_unit
+from isocenter.records import (
+    Case,
+    CaseScore,
+    Choice,
+    Dataset,
+    Fingerprint,
+    Interval,
+    Plan,
+    Record,
+    Scores,
+)
+from isocenter.tasks.pictures import canvas
 from isocenter.tasks.single import MEAN
 from isocenter.tasks.task import Picture, Task
 
@@ -28,24 +41,7 @@ _LABELS_IN_COLUMNS = 6
 _LABELS_IN_FOREST = 12
 _CASES_IN_BOX = 3
 _PACKAGES = ("isocenter", "torch", "numpy", "scipy", "nibabel", "pydicom", "scikit-image", "pillow")
-_PLOTTED = (("dice", ""), ("surface_dice", ""), ("hd95", "mm"))
-_MAIN = ("dice", "iou", "precision", "sensitivity", "surface_dice", "hd95", "assd")
-_COLUMNS = ("dice", "surface_dice", "hd95", "assd")
-NAMES = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "precision": "Precision",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "volume_difference": "Volume difference",
-    "volume_difference_ml": "Volume difference (ml)",
-    "hausdorff": "Hausdorff (mm)",
-    "hd95": "HD95 (mm)",
-    "assd": "ASSD (mm)",
-    "surface_dice": "Surface Dice",
-    "presence": "Presence",
-}
-DIGITS = {"hausdorff": 2, "hd95": 2, "assd": 2}
+_VALIDATION = "validation_"
 _Read = TypeVar("_Read", bound=Record)
 
 
@@ -128,8 +124,11 @@ def report(run: Path) -> Path:
 def _content(run: Contents) -> dict[str, Any]:
     """Everything the page says, by the names that its template uses."""
     task = tasks.load(run.plan.task if run.plan else run.scores.task if run.scores else "segmentation")
-    ranked = _ranked(run.scores, task.headline)
-    text = paragraph.methods_text(run.plan, run.dataset, run.scores)
+    words = measures_of(run, task)
+    cases = run.scores.cases if run.scores else ()
+    leading = words.leading(cases)
+    ranked = _ranked(cases, leading, words)
+    text = paragraph.methods_text(run.plan, run.dataset, run.scores, words)
     pictures = _pictures(run, task, ranked[:PICTURES])
     content = {
         "name": run.name,
@@ -137,25 +136,28 @@ def _content(run: Contents) -> dict[str, Any]:
         "method": text.title,
         "written": datetime.datetime.now().astimezone(),
         "facts": _facts(run),
-        "headline": _headline(run.scores, task.headline),
-        "headline_name": name_of(task.headline),
-        "patients": len({case.patient for case in run.scores.cases}) if run.scores else 0,
-        "scores": _score_table(run.scores),
-        "boxes": _boxes(run.scores),
-        "groups": _groups(run.scores),
-        "cases": _case_table(ranked, run.scores),
-        "pictures": pictures,
-        "flat": all(picture.flat for _, picture, _ in pictures),
+        "headline": _headline(run.scores, task.headline, words),
+        "headline_name": words.name(task.headline),
+        "patients": len({case.patient for case in cases}),
+        "scores": _score_tables(run.scores, words),
+        "curves": task.charts(cases) if cases else (),
+        "boxes": _boxes(run.scores, words),
+        "groups": _groups(run.scores, words),
+        "cases": _case_table(ranked, run.scores, leading, words),
+        "leading": (leading, words.name(leading)),
+        "pictures": [(case, picture, words.of(case, leading)) for case, picture in pictures],
+        "outlined": any(canvas.TRUTH_COLOUR in picture.svg for _, picture in pictures),
+        "flat": all(picture.flat for _, picture in pictures),
         "unseen": min(PICTURES, len(ranked)) - len(pictures) if run.dataset else 0,
-        "pictured": {case.case: number for number, (case, *_) in enumerate(pictures, start=1)},
+        "pictured": {case.case: number for number, (case, _) in enumerate(pictures, start=1)},
         "failures": [case for case in ranked if case.failure],
-        "learning": _learning(run.folder),
+        "learning": _learning(run.folder, words),
         "plan": _plan_in_words(run.plan),
         "choice": run.choice,
         "text": text,
-        "rules": run.scores.rules if run.scores else {},
-        "names": NAMES,
-        "digits": DIGITS,
+        "rules": _rules(run.scores, words),
+        "names": words.names,
+        "digits": words.digits,
         "environment": environment(run.plan),
         "data": _data(run.fingerprint),
         "dataset": run.dataset,
@@ -167,6 +169,7 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The page's parts that have something to say, with their names."""
     parts = [
         ("scores", "Scores", content["scores"]),
+        ("curves", "Curves", content["curves"]),
         ("pictures", "Worst cases", content["pictures"]),
         ("cases", "All cases", content["cases"]["rows"]),
         ("learning", "Learning", content["learning"]),
@@ -182,9 +185,17 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
 # --------------------------------------------------------------------------------------------- what was found
 
 
-def name_of(measure: str) -> str:
-    """A measure as a person writes it."""
-    return NAMES.get(measure, measure.replace("_", " ").capitalize())
+def measures_of(run: Contents, task: Task) -> Measures:
+    """The task's measures, lengths in what the run's images are measured in."""
+    spacings = [case.spacing_mm for case in run.fingerprint.cases] if run.fingerprint else []
+    return Measures(task, length_unit(spacings))
+
+
+def _rules(scores: Scores | None, words: Measures) -> dict[str, str]:
+    """What each measure means, as it was when the cases were judged."""
+    if scores is None:
+        return {}
+    return {**scores.rules, **({PIXELS: PIXELS_RULE} if words.length == PIXELS else {})}
 
 
 def _facts(run: Contents) -> list[tuple[str, str]]:
@@ -217,7 +228,7 @@ def _labels(scores: Scores) -> list[str]:
     return names if len(names) == 1 else [*names, *([MEAN] if MEAN in scores.summary else [])]
 
 
-def _headline(scores: Scores | None, measure: str) -> dict[str, Any] | None:
+def _headline(scores: Scores | None, measure: str, words: Measures) -> dict[str, Any] | None:
     """The mean over labels in large type, and every label's mean with its interval."""
     if scores is None or not scores.summary:
         return None
@@ -229,16 +240,16 @@ def _headline(scores: Scores | None, measure: str) -> dict[str, Any] | None:
     ]
     overall = intervals[_labels(scores)[-1]]
     labels = [row for row in shown if row[0] != MEAN]
-    few = (
-        sorted(labels, key=lambda row: row[1])[:_LABELS_IN_FOREST]
-        if len(labels) > _LABELS_IN_FOREST
-        else labels
-    )
+    few = labels
+    if len(labels) > _LABELS_IN_FOREST:
+        few = sorted(labels, key=lambda row: -words.badness(measure, row[1]))[:_LABELS_IN_FOREST]
     return {
         "overall": overall,
+        "digits": words[measure].digits,
+        "direction": words.direction(measure),
         "forest": charts.forest([*few, *(row for row in shown if row[0] == MEAN)]),
         "several": len(_labels(scores)) > 1,
-        "cut": f"The {len(few)} lowest of {len(labels)} labels" if few != labels else "",
+        "cut": f"The {len(few)} worst of {len(labels)} labels" if few != labels else "",
     }
 
 
@@ -246,36 +257,46 @@ def _or(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
 
 
-def _score_table(scores: Scores | None) -> dict[str, Any] | None:
-    """All measures of few labels, one row per measure; the main measures of many, one row per label."""
+def _score_tables(scores: Scores | None, words: Measures) -> list[dict[str, Any]]:
+    """All measures of few labels, one row per measure; of many the main ones, and all of their mean."""
     if scores is None or not scores.summary:
-        return None
+        return []
     labels = _labels(scores)
-    known = _ordered(m for values in scores.summary.values() for m in values)
+    known = words.ordered(m for values in scores.summary.values() for m in values)
     if len(labels) <= _LABELS_IN_COLUMNS:
-        rows = [m for m in known if _informative(scores, m)]
-        cells = [(name_of(m), [(m, scores.summary[label].get(m)) for label in labels]) for m in rows]
-        return {"corner": "Measure", "heads": labels, "rows": cells, "by_label": False}
-    columns = [m for m in _MAIN if m in known]
+        return [_by_measure(scores, labels, known, words)]
+    columns = words.main(known)
     cells = [(label, [(m, scores.summary[label].get(m)) for m in columns]) for label in labels]
-    return {"corner": "Label", "heads": [name_of(m) for m in columns], "rows": cells, "by_label": True}
+    heads = [words.name(m) for m in columns]
+    by_label = {"corner": "Label", "heads": heads, "rows": cells, "by_label": True}
+    whole = [_by_measure(scores, [MEAN], known, words)] if MEAN in scores.summary else []
+    return [by_label, *whole]
+
+
+def _by_measure(
+    scores: Scores, labels: Sequence[str], known: Sequence[str], words: Measures
+) -> dict[str, Any]:
+    rows = [m for m in known if _informative(scores, m)]
+    cells = [(words.name(m), [(m, scores.summary[label].get(m)) for label in labels]) for m in rows]
+    return {"corner": "Measure", "heads": labels, "rows": cells, "by_label": False}
 
 
 def _informative(scores: Scores, measure: str) -> bool:
-    """Presence is only worth a column where some label was missed or made up."""
+    """Whether any label has a value; presence is only worth a row where one was missed or made up."""
     found = [values[measure].mean for values in scores.summary.values() if measure in values]
-    return measure != "presence" or any(mean is not None and mean < 1 for mean in found)
+    known = [mean for mean in found if mean is not None]
+    return any(mean < 1 for mean in known) if measure == "presence" else bool(known)
 
 
-def _boxes(scores: Scores | None) -> list[charts.BoxPlot]:
+def _boxes(scores: Scores | None, words: Measures) -> list[charts.BoxPlot]:
     if scores is None or len(scores.cases) < _CASES_IN_BOX:
         return []
     labels = [label for label in scores.summary if label != MEAN]
     plots = []
-    for measure, unit in _PLOTTED:
+    for measure in words.shown(words.of_cases(scores.cases)):
         rows = [(label, _values(scores.cases, label, measure)) for label in labels]
         if any(values for _, values in rows):
-            plots.append(charts.box_plot(name_of(measure), unit, rows))
+            plots.append(charts.box_plot(words.name(measure), words.unit(measure), rows))
     return plots
 
 
@@ -284,66 +305,67 @@ def _values(cases: Sequence[CaseScore], label: str, measure: str) -> list[tuple[
     return [(who, value) for who, value in found if value is not None]
 
 
-def _groups(scores: Scores | None) -> dict[str, Any] | None:
+def _groups(scores: Scores | None, words: Measures) -> dict[str, Any] | None:
     """Means of the main measures by group; nothing when there are not at least two groups."""
     if scores is None or len(scores.groups) < 2:
         return None
-    measures = [m for m in _COLUMNS if any(m in values for values in scores.summary.values())]
+    measures = words.main(
+        m for values in scores.summary.values() for m, found in values.items() if found.mean is not None
+    )
     rows: list[tuple[str, str, list[Interval | None]]] = []
     for label in _labels(scores):
         for group, summary in scores.groups.items():
             rows.append((label, group, [summary.get(label, {}).get(m) for m in measures]))
-    return {"measures": [(m, name_of(m)) for m in measures], "rows": rows}
+    return {"measures": [(m, words.name(m)) for m in measures], "rows": rows}
 
 
 # ----------------------------------------------------------------------------------------------- case by case
 
 
-def _mean(case: CaseScore, measure: str) -> float | None:
-    found = [v for values in case.values.values() if (v := values.get(measure)) is not None]
-    return sum(found) / len(found) if found else None
-
-
-def _ranked(scores: Scores | None, measure: str) -> list[CaseScore]:
+def _ranked(cases: Sequence[CaseScore], leading: str, words: Measures) -> list[CaseScore]:
     """The cases, failures first, then from the worst to the best; those without the measure last."""
 
-    def badness(case: CaseScore) -> tuple[bool, bool, float, str]:
-        mean = _mean(case, measure)
-        return (case.failure is None, mean is None, mean or 0.0, case.case)
+    def place(case: CaseScore) -> tuple[bool, bool, float, str]:
+        mean = words.of(case, leading)
+        badness = 0.0 if mean is None else words.badness(leading, mean)
+        return (case.failure is None, mean is None, -badness, case.case)
 
-    return sorted(scores.cases if scores else (), key=badness)
+    return sorted(cases, key=place)
 
 
-def _case_table(ranked: Sequence[CaseScore], scores: Scores | None) -> dict[str, Any]:
+def _case_table(
+    ranked: Sequence[CaseScore], scores: Scores | None, leading: str, words: Measures
+) -> dict[str, Any]:
     labels = [label for label in scores.summary if label != MEAN] if scores else []
-    measures = [m for m in _COLUMNS if any(_mean(case, m) is not None for case in ranked)]
+    found = words.of_cases(ranked)
+    measures = [m for m in found if m == leading or words[m].shown]
     apart = labels if 1 < len(labels) <= _LABELS_IN_COLUMNS else []
+    rows = [
+        (
+            case,
+            [
+                *(case.values.get(label, {}).get(leading) for label in apart),
+                *(words.of(case, measure) for measure in measures),
+            ],
+        )
+        for case in ranked
+    ]
+    columns = [*((leading, label) for label in apart), *((m, "") for m in measures)]
     return {
-        "columns": [*(("dice", label) for label in apart), *((m, "") for m in measures)],
+        "columns": columns,
+        "shares": [
+            words.is_share(measure, [values[number] for _, values in rows])
+            for number, (measure, _) in enumerate(columns)
+        ],
         "grouped": any(case.group for case in ranked),
         "folded": len({case.fold for case in ranked}) > 1,
         "several": len(labels) > 1,
-        "rows": [
-            (
-                case,
-                [
-                    *(case.values.get(label, {}).get("dice") for label in apart),
-                    *(_mean(case, measure) for measure in measures),
-                ],
-            )
-            for case in ranked
-        ],
+        "rows": rows,
     }
 
 
-def _ordered(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
-
-
-def _pictures(
-    run: Contents, task: Task, cases: Sequence[CaseScore]
-) -> list[tuple[CaseScore, Picture, float | None]]:
-    """The worst cases with their contours; cases whose files are no longer where they were are left out."""
+def _pictures(run: Contents, task: Task, cases: Sequence[CaseScore]) -> list[tuple[CaseScore, Picture]]:
+    """The worst cases as the task draws them, but for those whose files are no longer where they were."""
     drawn = []
     for case in cases:
         try:
@@ -351,30 +373,46 @@ def _pictures(
         except (IsocenterError, OSError):
             continue
         if picture is not None:
-            drawn.append((case, picture, _mean(case, task.headline)))
+            drawn.append((case, picture))
     return drawn
 
 
 def _picture(run: Contents, task: Task, score: CaseScore) -> Picture | None:
     if run.dataset is None:
         return None
-    case = run.dataset.case(score.case)
-    truth = task.read_truth(run.dataset, case)
+    question = task.question(run.dataset, score.case)
+    truth = task.read_truth(run.dataset, question)
     answer = task.no_answer(truth)
     if score.failure is None:
         file = saved_answer(run, score)
         if file is None:
             return None
         answer = cleaned(task.read_answer(file, truth, run.dataset), run)
-    return task.draw(layouts.read_image(run.dataset, case), answer, truth, run.dataset)
+    return task.draw(shown_image(task, run.dataset, question), answer, truth, run.dataset)
+
+
+def shown_image(task: Task, dataset: Dataset, question: Case) -> Image:
+    """The image on whose grid a question is answered: that of the task's first role."""
+    return layouts.read_inputs(dataset, question)[task.inputs[0]]
 
 
 def saved_answer(run: Contents, score: CaseScore) -> Path | None:
-    """The saved answer of a held-out case, by the networks that the choice names."""
+    """The saved answer of a held-out case, by the networks that the choice names.
+
+    Further files of the same answer may lie beside it; the one with the task's suffix holds it.
+    """
     place = run.folder / f"fold_{score.fold}"
     if run.plan and len(run.plan.stages) > 1:
         place /= "+".join(run.choice.members if run.choice else (run.plan.stages[-1].name,))
-    found = [path for path in (place / "answers").glob("*") if images.stem(path) == score.case]
+    answers = place / "answers"
+    if run.plan and run.dataset:
+        task = tasks.load(run.plan.task)
+        shown = task.question(run.dataset, score.case).inputs.get(task.inputs[0], ())
+        source = next((file for file in shown if file), "")
+        path = answers / f"{score.case}{task.suffix(run.plan.dims, source)}"
+        if path.is_file():
+            return path
+    found = sorted(path for path in answers.glob("*") if images.stem(path) == score.case)
     return found[0] if found else None
 
 
@@ -408,24 +446,33 @@ def _log(path: Path) -> list[dict[str, float]]:
         ]
 
 
-def _learning(folder: Path) -> dict[str, Any] | None:
+def _learning(folder: Path, words: Measures) -> dict[str, Any] | None:
+    """The loss over time, and each measure that was followed on validation cases."""
     logs = [(name, rows) for name, rows in _logs(folder) if rows]
     if not logs:
         return None
     losses: list[charts.Series] = []
-    judged: list[charts.Series] = []
     for number, (name, rows) in enumerate(logs):
         losses.append((f"{name}, training", number, True, _series(rows, "loss")))
-        losses.append((f"{name}, validation", number, False, _series(rows, "validation_loss")))
-        judged.append((name, number, False, _series(rows, "validation_dice")))
-    drawn = [
-        charts.line_chart("Loss (training faint, validation strong)", "minutes", losses),
-        charts.line_chart("Dice on validation patches", "minutes", judged),
-    ]
+        losses.append((f"{name}, validation", number, False, _series(rows, _VALIDATION + "loss")))
+    drawn = [charts.line_chart("Loss (training faint, validation strong)", "minutes", losses)]
+    columns = dict.fromkeys(column for _, rows in logs for row in rows for column in row)
+    for measure in (column.removeprefix(_VALIDATION) for column in columns if _follows(column)):
+        judged: list[charts.Series] = [
+            (name, number, False, _series(rows, _VALIDATION + measure))
+            for number, (name, rows) in enumerate(logs)
+        ]
+        drawn.append(charts.line_chart(f"{words.name(measure)} in validation", "minutes", judged))
+    if not any(drawn):
+        return None
     return {
         "charts": [chart for chart in drawn if chart],
         "names": [(number, name) for number, (name, _) in enumerate(logs)],
     }
+
+
+def _follows(column: str) -> bool:
+    return column.startswith(_VALIDATION) and column != _VALIDATION + "loss"
 
 
 def _series(rows: Sequence[Mapping[str, float]], column: str) -> list[tuple[float, float]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from isocenter import methods
 from isocenter.errors import IsocenterError
+from isocenter.pipeline.report_pages.measures import PIXELS, Measures
 from isocenter.records import Augmentation, Budget, Card, Channel, Dataset, Label, Plan, Scores, Stage
 
 _BOOTSTRAP = "Efron B. Better bootstrap confidence intervals. J Am Stat Assoc 82, 171–185 (1987)."
@@ -21,6 +22,42 @@ _HAUSDORFF = (
     "Huttenlocher DP, Klanderman GA, Rucklidge WJ. Comparing images using the Hausdorff distance. "
     "IEEE Trans Pattern Anal Mach Intell 15, 850–863 (1993)."
 )
+_PANOPTIC = "Kirillov A, He K, Girshick R, Rother C, Dollár P. Panoptic segmentation. CVPR, 9404–9413 (2019)."
+_AJI = (
+    "Kumar N, et al. A dataset and a technique for generalized nuclear segmentation for computational "
+    "pathology. IEEE Trans Med Imaging 36, 1550–1560 (2017)."
+)
+_COCO = "Lin TY, et al. Microsoft COCO: common objects in context. ECCV, 740–755 (2014)."
+_LUNA = (
+    "Setio AAA, et al. Validation, comparison, and combination of algorithms for automatic detection of "
+    "pulmonary nodules in computed tomography images: the LUNA16 challenge. Med Image Anal 42, 1–13 (2017)."
+)
+_SOURCES = {
+    "dice": ("Dice coefficient", _DICE),
+    "surface_dice": ("surface Dice at a tolerance of 1 {length}", _SURFACE),
+    "hd95": ("95th percentile of the Hausdorff distance", _HAUSDORFF),
+    "assd": ("average symmetric surface distance", ""),
+    "panoptic_quality": ("panoptic quality", _PANOPTIC),
+    "aji": ("aggregated Jaccard index", _AJI),
+    "map": ("mean average precision", _COCO),
+    "cpm": ("the competition performance metric", _LUNA),
+    "mae": ("mean absolute error", ""),
+    "roc_auc": ("area under the ROC curve", ""),
+}
+"""Measures as a paper names them, and where they come from; others by their titles."""
+_AIMS = {
+    "segmentation": "to segment",
+    "instances": "to tell apart single objects of",
+    "detection": "to detect objects of",
+    "localisation": "to localise",
+    "counting": "to count objects of",
+    "classification": "to classify images into",
+}
+_NOUNS = {
+    "segmentation": "structure",
+    "localisation": "structure",
+    "classification": "class",
+}
 _OPTIMISERS = {"sgd": "stochastic gradient descent with Nesterov momentum", "adamw": "AdamW"}
 
 
@@ -108,15 +145,17 @@ class _References:
         return f" [{self.listed.index(reference) + 1}]"
 
 
-def methods_text(plan: Plan | None, dataset: Dataset | None, scores: Scores | None) -> Text:
+def methods_text(
+    plan: Plan | None, dataset: Dataset | None, scores: Scores | None, measures: Measures
+) -> Text:
     """Write the paragraph from what is known; without a plan only the judging is described."""
     cited = _References()
     card = _card(plan)
     sentences: list[str] = []
     if plan is not None:
-        sentences += _trained(plan, dataset, card, cited)
+        sentences += _trained(plan, dataset, card, cited, measures.length)
     if scores is not None:
-        sentences += _judged(scores, cited)
+        sentences += _judged(scores, cited, measures)
     return Text(
         card.title if plan else "", card.summary, tuple(sentences), tuple(cited.listed), dict(card.published)
     )
@@ -131,23 +170,48 @@ def _card(plan: Plan | None) -> Card:
         return Card(title=name, reference="", row="", summary="")
 
 
-def _trained(plan: Plan, dataset: Dataset | None, card: Card, cited: _References) -> list[str]:
+@dataclass(frozen=True)
+class _Ways:
+    """Whether a method learns by gradient, and whether it answers tile by tile."""
+
+    learns: bool = True
+    tiled: bool = True
+
+
+def _ways(plan: Plan) -> _Ways:
+    """As the method says; a user's own file that has moved is taken for one that learns."""
+    if plan.task == "segmentation":
+        return _Ways()
+    try:
+        kind = methods.load(plan.method)
+    except IsocenterError:
+        return _Ways()
+    return _Ways(bool(kind.turns), kind.tiled)
+
+
+def _trained(plan: Plan, dataset: Dataset | None, card: Card, cited: _References, length: str) -> list[str]:
+    ways = _ways(plan)
     cases = len({case for fold in plan.folds for case in (*fold.train, *fold.validation, *fold.test)})
-    first = f"{card.title}{cited.cite(card.reference)} was trained with isocenter {plan.isocenter}"
-    first += f" on {_counted(cases, 'case')}"
+    first = f"{card.title}{cited.cite(card.reference)} was {'trained' if ways.learns else 'tuned'} with "
+    first += f"isocenter {plan.isocenter} on {_counted(cases, 'case')}"
     if dataset is not None:
         first += f" of the dataset {dataset.name}{cited.cite(dataset.reference)}"
-    if plan.labels:
-        first += f" to segment {_counted(len(plan.labels), 'structure')} ({_few(plan.labels)})"
+    first += _aim(plan)
     first += f" from {_counted(len(plan.channels), 'channel')} ({_few(plan.channels)})."
     sentences = [first, *_folds(plan)]
     for stage in plan.stages:
-        sentences += _stage(stage, plan)
-    sentences.append(
-        f"Training was given {spoken(plan.budget)} per fold on {_machine(plan)} in {plan.machine.precision} "
-        f"precision (seed {plan.seed})."
-    )
+        sentences += _stage(stage, plan, ways, length)
+    seed = f"in {plan.machine.precision} precision (seed {plan.seed})"
+    if ways.learns:
+        sentences.append(f"Training was given {spoken(plan.budget)} per fold on {_machine(plan)} {seed}.")
     return sentences
+
+
+def _aim(plan: Plan) -> str:
+    if not plan.labels:
+        return ""
+    number = _counted(len(plan.labels), _NOUNS.get(plan.task, "kind"))
+    return f" {_AIMS.get(plan.task, f'for {plan.task} of')} {number} ({_few(plan.labels)})"
 
 
 def _few(named: Sequence[Label | Channel]) -> str:
@@ -175,7 +239,8 @@ def duration(seconds: float) -> str:
 
 
 def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
 def _folds(plan: Plan) -> list[str]:
@@ -185,20 +250,34 @@ def _folds(plan: Plan) -> list[str]:
     choices = f", and {held} of its training cases served for choices only" if held else ""
     return [
         f"Cases were divided into {_counted(len(plan.folds), 'fold')} without splitting a patient; each "
-        f"fold's held-out cases were judged by the network that had not seen them{choices}."
+        f"fold's held-out cases were answered by the model that had not seen them{choices}."
     ]
 
 
-def _stage(stage: Stage, plan: Plan) -> list[str]:
+def _stage(stage: Stage, plan: Plan, ways: _Ways, length: str) -> list[str]:
     geometry, training = stage.geometry, stage.training
     name = f"In stage {stage.name}, images" if len(plan.stages) > 1 else "Images"
     unit = "pixels" if geometry.dims == 2 else "voxels"
-    return [
-        f"{name} were resampled to {_times(geometry.spacing_mm)} mm; {_intensities(stage)}.",
+    if length == PIXELS and all(spacing == 1 for spacing in geometry.spacing_mm):
+        said = [f"{name} were seen at their own pixels; {_intensities(stage)}."]
+    else:
+        each = "pixels of the file" if length == PIXELS else length
+        said = [f"{name} were resampled to {_times(geometry.spacing_mm)} {each}; {_intensities(stage)}."]
+    if not ways.learns:
+        return [
+            *said,
+            "Nothing was learnt by gradient: what may vary was tuned on cases that were not scored.",
+        ]
+    said += [
         f"{_network(stage)} saw patches of {_times(geometry.patch)} {unit} in batches of {training.batch}.",
         f"It was trained by {_OPTIMISERS.get(training.optimiser, training.optimiser)} with an initial "
         f"learning rate of {training.learning_rate:g} and a weight decay of {training.weight_decay:g}; "
         f"{_augmentation(stage.augmentation)}.",
+    ]
+    if not ways.tiled:
+        return said
+    return [
+        *said,
         f"Predictions of tiles with {stage.prediction.overlap:.0%} overlap were averaged with Gaussian "
         "weights" + (", as were those of mirrored images." if stage.prediction.mirror else "."),
     ]
@@ -249,16 +328,15 @@ def _augmentation(settings: Augmentation) -> str:
     return f"augmentation was by {listed}"
 
 
-def _judged(scores: Scores, cited: _References) -> list[str]:
+def _judged(scores: Scores, cited: _References, measures: Measures) -> list[str]:
     patients = len({case.patient for case in scores.cases})
-    measured = {measure for values in scores.summary.values() for measure in values}
-    known = [
-        ("dice", "Dice coefficient", _DICE),
-        ("surface_dice", "surface Dice at a tolerance of 1 mm", _SURFACE),
-        ("hd95", "95th percentile of the Hausdorff distance", _HAUSDORFF),
-        ("assd", "average symmetric surface distance", ""),
-    ]
-    words = [f"{name}{cited.cite(source)}" for measure, name, source in known if measure in measured]
+    known = measures.main(
+        key for values in scores.summary.values() for key, found in values.items() if found.mean is not None
+    )
+    words = []
+    for key in (key for key in known if key in measures.task.measures):
+        name, source = _SOURCES.get(key, (measures[key].title, ""))
+        words.append(name.format(length=measures.length.removesuffix("s")) + cited.cite(source))
     judged = f"{_counted(len(scores.cases), 'case')} of {_counted(patients, 'patient')} were judged"
     by = f" by {', '.join(words)}" if words else ""
     failed = sum(case.failure is not None for case in scores.cases)
