@@ -240,6 +240,7 @@ class Model:
             outputs, placement = self.outputs(inputs, Path(folder), mirror=mirror, shown=shown)
             first = self.members[0].methods[0]
             answer = first.polish(first.decode(outputs, placement), self.choice)
+            answer = first.complete(answer, inputs)
             spread = None
             if probabilities or uncertainty:
                 spread = _probabilities(first, outputs, placement)

@@ -1,0 +1,94 @@
+"""Affine registration: the twelve parameters that make two images most alike, searched for pair by pair.
+
+The map is translation · rotation · zoom · shear (six parameters in a plane) in the patient's millimetres; it
+follows the gradient of the criterion from coarse to fine grids, see `parts/fields/affine_search`. Nothing is
+learnt. For two images with different contrast take `mutual_information`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+from torch import nn
+
+from isocenter.images.geometry import Geometry
+from isocenter.images.image import Image
+from isocenter.images.placement import Placement
+from isocenter.methods.method import Arrays, Network, Request, Speed, Turn
+from isocenter.methods.pairs import Together, plain_stage
+from isocenter.parts.fields.pull import affine_field
+from isocenter.records import Budget, Fingerprint, Machine, Record, Stage
+from isocenter.tasks.registration import FIXED, MOVING, Field
+
+CARD = {
+    "title": "Affine",
+    "reference": (
+        "Jenkinson M, Smith S. A global optimisation method for robust affine registration of brain images. "
+        "Medical Image Analysis 5, 143–156 (2001). Mattes D et al. PET-CT image registration in the chest "
+        "using free-form deformations. IEEE TMI 22, 120–128 (2003)."
+    ),
+    "row": "R1",
+    "summary": "Twelve parameters by NCC, mutual information or MSE, coarse to fine; nothing is learnt.",
+    "published": {"lecture": "described without figures"},
+}
+
+
+class AffineSettings(Record):
+    """What is made alike; degrees about each axis that are tried as further starts; distances of voxels in
+    mm, coarsest first (None: by the images' size); steps per level at most."""
+
+    criterion: Literal["correlation", "mutual_information", "mean_squared_error"] = "correlation"
+    rotations: tuple[float, ...] = ()
+    levels: tuple[float, ...] | None = None
+    iterations: int = 60
+
+
+class Affine(Together):
+    """The search of `parts/fields/affine_search` on two prepared images."""
+
+    Settings: ClassVar[type[Record]] = AffineSettings
+    turns: ClassVar[Mapping[str, Turn]] = {}
+    settings: AffineSettings
+
+    @classmethod
+    def configure(
+        cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
+    ) -> tuple[Stage, ...]:
+        """The grid of the common rules, and no network."""
+        return (plain_stage(fingerprint, machine),)
+
+    def build(self) -> dict[str, nn.Module]:
+        return {}
+
+    def sample(self, arrays: Arrays, rng: np.random.Generator, request: Request) -> Arrays:
+        """The pair as it is: nothing is learnt from it."""
+        return {role: np.array(arrays[role]) for role in (FIXED, MOVING)}
+
+    def respond(self, arrays: Arrays, network: Network) -> Arrays:
+        """`matrix`: 4 × 4, from fixed to moving points, RAS+ mm."""
+        from isocenter.parts.fields.affine_search import register_affine
+
+        fixed, moving = (_image(arrays, role) for role in (FIXED, MOVING))
+        found = register_affine(
+            fixed,
+            moving,
+            self.settings.criterion,
+            levels=self.settings.levels,
+            rotations=self.settings.rotations,
+            iterations=self.settings.iterations,
+        )
+        return {"matrix": found.matrix}
+
+    def field(self, outputs: Mapping[str, np.ndarray], placement: Placement) -> Field:
+        matrix = np.asarray(outputs["matrix"], dtype=np.float64)
+        return Field(affine_field(matrix, placement.geometry), matrix=matrix)
+
+
+def _image(arrays: Arrays, role: str) -> Image:
+    values = np.asarray(arrays[role])
+    return Image(values, Geometry(values.shape[1:], np.asarray(arrays[f"{role}_grid"])))
+
+
+METHOD = Affine
