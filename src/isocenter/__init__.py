@@ -206,6 +206,7 @@ def evaluate(
     *,
     task: str | None = None,
     missing: Literal["refuse", "empty"] = "refuse",
+    consensus: Literal["majority", "staple", "shape"] | None = None,
     workers: int | None = None,
 ) -> Scores:
     """Score a folder of answers, from any tool, against the truth, and write `scores.json`.
@@ -216,6 +217,7 @@ def evaluate(
         out: The folder for `scores.json`.
         task: What the files answer; by default what the dataset asks, or segmentation.
         missing: Refuse truths without an answer, or judge these as empty answers.
+        consensus: `truths` holds a folder for each of several raters: how they become one truth.
         workers: Processes that judge cases side by side; by default as many as there are cores.
 
     Raises:
@@ -223,6 +225,12 @@ def evaluate(
     """
     from isocenter.pipeline import evaluate as stage
 
+    if consensus is not None:
+        from isocenter.pipeline import raters
+
+        return raters.judge(
+            Path(answers), Path(truths), Path(out), consensus, missing=missing, workers=workers
+        )
     return stage.evaluate(Path(answers), Path(truths), Path(out), task=task, missing=missing, workers=workers)
 
 

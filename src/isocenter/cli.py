@@ -282,8 +282,12 @@ def predict(
 
 @app.command(sort_key=next(_order))
 def evaluate(
-    answers: Annotated[Path, Parameter(help="A folder of answers, from any tool.")],
-    truths: Annotated[Path, Parameter(help="A folder of truths of the same names, or a dataset.")],
+    answers: Annotated[
+        Path, Parameter(help="Answers from any tool: a folder, or one file that names cases.")
+    ],
+    truths: Annotated[
+        Path, Parameter(help="Truths of the same names: a folder, a dataset, or one file that names cases.")
+    ],
     /,
     *,
     out: Annotated[Path, Parameter(help="The folder for `scores.json` and `scores.csv`.")],
@@ -295,11 +299,17 @@ def evaluate(
         Literal["refuse", "empty"],
         Parameter(help="Refuse truths without an answer, or judge these as empty answers."),
     ] = "refuse",
+    consensus: Annotated[
+        Literal["majority", "staple", "shape"] | None,
+        Parameter(help="TRUTHS holds a folder for each of several raters: how they become one truth."),
+    ] = None,
     workers: Workers = None,
     common: Common = Common(),
 ) -> Answer:
-    """Score a folder of answers against the truth; files are matched by name."""
-    scores = isocenter.evaluate(answers, truths, out, task=task, missing=missing, workers=workers)
+    """Score answers against the truth; files and cases are matched by name."""
+    scores = isocenter.evaluate(
+        answers, truths, out, task=task, missing=missing, consensus=consensus, workers=workers
+    )
     return Answer(_scores_data(scores), (*_scores_text(scores), f"The scores: {out / 'scores.json'}"))
 
 

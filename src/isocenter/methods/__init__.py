@@ -23,7 +23,6 @@ DEFAULTS = {
     "counting": "counting/density",
     "detection": "detection/retinanet",
     "instances": "instances/stardist",
-    "localisation": "localisation/box_regression",
     "registration": "registration/voxelmorph",
     "segmentation": "segmentation/nnunet",
 }
