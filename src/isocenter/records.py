@@ -168,8 +168,7 @@ class Intensities(Record):
 
 
 class CaseMeasure(Record):
-    """What was measured of one case; by label volumes in voxels, numbers of components, edges of boxes in voxels.
-    """
+    """What was measured of one case: by label its voxels, its components, the edges of boxes in voxels."""
 
     id: str
     shape: tuple[int, ...]

@@ -1,9 +1,9 @@
 """What methods that answer with boxes have in common: anchors from the objects' sizes, boxes that survive
 augmentation, answers window by window, thresholds tuned.
 
-A box becomes the centres of its faces, which augmentation moves as points. With h_a half the way between the two
-faces of axis a after the move, the box is c ± √(Σ_a h_a²), axis by axis: the tight box of the moved ellipsoid
-that filled the old one, and exactly the moved box under mirrors and quarter turns.
+A box becomes the centres of its faces, which augmentation moves as points. With h_a half the way between the
+two faces of axis a after the move, the box is c ± √(Σ_a h_a²), axis by axis: the tight box of the moved
+ellipsoid that filled the old one, and exactly the moved box under mirrors and quarter turns.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from isocenter.parts.encodings.anchors import BACKGROUND, IGNORED, anchors
 from isocenter.parts.encodings.boxes import centres, clip, contained, iou, sides, volumes
 from isocenter.parts.encodings.suppression import nms_by_class, weighted_fusion
 from isocenter.parts.metrics.detection import area_below
-from isocenter.parts.rules.anchors import anchor_plan
+from isocenter.parts.networks.pyramid import FeaturePyramid
+from isocenter.parts.rules.anchors import VOXELS_ACROSS, anchor_plan
 from isocenter.parts.stitching.tiles import tile_starts
 from isocenter.records import Budget, Fingerprint, Machine, Plan, Record, Stage
+from isocenter.records import Network as NetworkPlan
 from isocenter.tasks.detection import IOU, MOST, TASK, THRESHOLD, THRESHOLDS, Detections
 
 MOST_ANCHORS = 3
@@ -50,6 +52,12 @@ OVERLAPS = (0.5, 0.4, 0.3, 0.2)
 """IoU above which the worse of two boxes is dropped: the first where nothing was tuned."""
 SAME = 0.5
 """IoU above which boxes of several folds are one object."""
+TINY = 0.1
+"""Share of objects that span less than `VOXELS_ACROSS` voxels of the image itself, from which a level on the
+image's own grid is worth its cost: it holds more anchors than all others together."""
+CHANNELS = (16, 128)
+"""Least and most channels of a pyramid's maps."""
+PARTS = ("boxes", "scores", "classes")
 TRIALS = 20
 """Cases on which thresholds are tried."""
 SHRUNK = 1e-3
@@ -94,7 +102,7 @@ class Ladder:
 
 @dataclass(frozen=True)
 class TrueObjects:
-    """What a patch shows: boxes (n, 2 d) with classes (n,) to be found, and boxes (m, 2 d) that do not count."""
+    """What a patch shows: boxes (n, 2 d) with classes (n,) to be found, and (m, 2 d) that do not count."""
 
     boxes: Tensor
     classes: Tensor
@@ -104,8 +112,9 @@ class TrueObjects:
 class Detector(SupervisedMaps):
     """A network that answers each patch with boxes, scores and classes.
 
-    A method's file overrides `network`, `targets`, `loss` and `forward`, which gives for every image of a batch
-    equally many `boxes` (batch, n, 2 d) in voxels of the patch, `scores` (batch, n) and `classes` (batch, n).
+    A method's file overrides `network`, `targets`, `loss` and `forward`, which gives for every image of a
+    batch equally many `boxes` (batch, n, 2 d) in voxels of the patch, `scores` (batch, n) and `classes`
+    (batch, n).
     """
 
     Settings: ClassVar[type[Record]] = BoxSettings
@@ -126,7 +135,8 @@ class Detector(SupervisedMaps):
         grid = full_grid(fingerprint)
         ratio = np.asarray(fingerprint.median_spacing_mm) / np.asarray(grid.spacing_mm)
         shape = topology(grid.median_shape, grid.spacing_mm)
-        planned = anchor_plan(extents(fingerprint) * ratio, products(shape.strides), MOST_ANCHORS)
+        sizes = extents(fingerprint) * ratio
+        planned = anchor_plan(sizes, worthwhile(sizes, products(shape.strides)), MOST_ANCHORS)
         ruled: dict[str, Any] = {"strides": planned.strides, "sizes": planned.sizes}
         open_ = {name: value for name, value in ruled.items() if getattr(settings, name) is None}
         return settings.changed(**open_), {name: planned.why[name] for name in open_}
@@ -162,7 +172,8 @@ class Detector(SupervisedMaps):
     def anchors_on(self, device: torch.device) -> Tensor:
         """All anchors of a patch, level after level, on a device."""
         if device not in self._placed:
-            self._placed[device] = torch.cat(self.anchors).to(device)
+            with torch.inference_mode(False):  # so that training may use what prediction placed
+                self._placed[device] = torch.cat(self.anchors).to(device)
         return self._placed[device]
 
     @cached_property
@@ -209,8 +220,9 @@ class Detector(SupervisedMaps):
     def respond(self, arrays: Arrays, network: Network) -> Arrays:
         """Candidates of all windows, in voxels of the prepared image: `boxes`, `scores`, `classes`.
 
-        Windows overlap. Each keeps the boxes centred nearer to its own middle than to its neighbours', and those
-        a little beyond, so that objects that its walls cut are left to the neighbour that sees them whole.
+        Windows overlap. Each keeps the boxes centred nearer to its own middle than to its neighbours', and
+        those a little beyond, so that objects that its walls cut are left to the neighbour that sees them
+        whole.
         """
         image = np.asarray(arrays["image"], dtype=np.float32)
         layout = Windows.over(image.shape[1:], self.stage.geometry.patch, self.stage.prediction.overlap)
@@ -219,7 +231,9 @@ class Detector(SupervisedMaps):
         while some := list(islice(pending, self.stage.prediction.batch)):
             given = network({"image": torch.from_numpy(np.stack([layout.cut(image, at) for at in some]))})
             for row, corner in enumerate(some):
-                found.append(layout.own(corner, *(given[name][row] for name in ("boxes", "scores", "classes"))))
+                found.append(
+                    layout.own(corner, *(given[name][row] for name in ("boxes", "scores", "classes")))
+                )
         boxes, scores, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
         return {"boxes": boxes.numpy(), "scores": scores.numpy(), "classes": classes.numpy()}
 
@@ -252,9 +266,7 @@ class Detector(SupervisedMaps):
 
     def _chosen(self, outputs: Mapping[str, np.ndarray], overlap: float) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes, scores and classes that are left: of each class the best `MOST`, none on another."""
-        boxes, scores, classes = (
-            torch.from_numpy(np.array(outputs[name])) for name in ("boxes", "scores", "classes")
-        )
+        boxes, scores, classes = (torch.from_numpy(np.array(outputs[name])) for name in PARTS)
         kept = nms_by_class(boxes, scores, classes, overlap)
         best = [kept[classes[kept] == number][:MOST] for number in range(len(self.plan.labels))]
         kept = torch.cat(best)
@@ -305,17 +317,51 @@ def ladder(
     return Ladder(finest, own, sizes[:levels])
 
 
+def worthwhile(sizes: np.ndarray, strides: Sequence[tuple[int, ...]]) -> Sequence[tuple[int, ...]]:
+    """The strides that may look for objects of these sides (n, d): without the image's own, unless many are
+    tiny."""
+    across = np.exp(np.log(sizes).mean(axis=1))
+    return strides if len(strides) == 1 or (across < VOXELS_ACROSS).mean() >= TINY else strides[1:]
+
+
 def products(strides: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
     """Strides from the image to each level, from those between levels."""
     steps = np.cumprod(np.asarray(strides, dtype=np.int64), axis=0)
     return tuple(tuple(int(step) for step in row) for row in steps)
 
 
+class Pyramid(nn.Module):
+    """The maps of those levels of the planned encoder that look for objects, finest first.
+
+    Attributes:
+        channels: Of every map: those of the encoder one level below the finest, within `CHANNELS`.
+
+    Args:
+        plan: The encoder.
+        ladder: Which of its levels look for objects.
+        inputs: Channels of the image.
+    """
+
+    def __init__(self, plan: NetworkPlan, ladder: Ladder, inputs: int) -> None:
+        super().__init__()
+        low, high = CHANNELS
+        self.channels = max(low, min(high, plan.features[min(ladder.finest + 1, len(plan.features) - 1)]))
+        self.levels = len(ladder.strides)
+        self.maps = FeaturePyramid(plan, inputs, self.channels, finest=ladder.finest)
+        for level in range(self.levels, len(self.maps.smooth)):  # coarser ones only inform the finer
+            self.maps.smooth[level] = nn.Identity()
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Maps (batch, channel, *space) by level."""
+        found: list[Tensor] = self.maps(image)
+        return found[: self.levels]
+
+
 # ------------------------------------------------------------------------------------------------- truth
 
 
 def face_centres(boxes: np.ndarray) -> np.ndarray:
-    """The centres of the boxes' faces as voxel indices: (n, 2 d) to (n · 2 d, d), lows of all axes, then highs.
+    """Centres of the boxes' faces as voxel indices: (n, 2 d) to (n · 2 d, d), lows of all axes, then highs.
 
     A wall at e, voxel i covering [i, i + 1), lies at index e - 1/2.
     """
@@ -329,7 +375,7 @@ def face_centres(boxes: np.ndarray) -> np.ndarray:
 
 
 def boxes_from_faces(points: Tensor) -> Tensor:
-    """The boxes (n, 2 d) of ellipsoids that touched the faces' centres (n · 2 d, d) wherever these were moved."""
+    """Boxes (n, 2 d) of ellipsoids that touched the faces' centres (n · 2 d, d) before these were moved."""
     dims = points.shape[1]
     faces = points.reshape(-1, 2 * dims, dims).float()
     middle = faces.mean(dim=1) + 0.5
@@ -433,7 +479,7 @@ class Windows:
     def own(
         self, corner: Sequence[int], boxes: Tensor, scores: Tensor, classes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """A window's candidates in voxels of the image: not too weak, centred in its own part, no two alike."""
+        """A window's candidates in voxels of the image: not too weak, in its own part, no two alike."""
         dims = len(corner)
         boxes = clip(boxes + boxes.new_tensor(tuple(corner) * 2), self.shape)
         reach = boxes.new_tensor(self._reach(corner))

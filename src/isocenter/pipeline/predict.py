@@ -156,7 +156,8 @@ class Member:
     def _averaged(self, batch: Batch) -> Tensor:
         """The mean over the folds' networks, one output behind the other."""
         given = [
-            torch.cat([part.float() for part in method.forward(batch).values()], dim=1) for method in self.methods
+            torch.cat([part.float() for part in method.forward(batch).values()], dim=1)
+            for method in self.methods
         ]
         return torch.stack(given).mean(dim=0)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from isocenter import tasks
+from isocenter.pipeline.report_pages.measures import Measures
 from isocenter.pipeline.report_pages.paragraph import Block, blocks, duration, methods_text
 from isocenter.records import CaseScore, Interval, Scores
 
@@ -57,7 +59,8 @@ def test_durations_are_said_as_finely_as_they_matter(seconds: float, words: str)
 def test_without_a_plan_only_the_judging_is_described() -> None:
     dice = {"x": {"dice": Interval(mean=0.5, low=0.4, high=0.6, n=2)}}
     cases = tuple(CaseScore(case=c, patient="p", values={"x": {"dice": 0.5}}) for c in "ab")
-    text = methods_text(None, None, Scores(task="segmentation", cases=cases, summary=dice))
+    scores = Scores(task="segmentation", cases=cases, summary=dice)
+    text = methods_text(None, None, scores, Measures(tasks.load("segmentation"), "mm"))
     assert text.sentences[0] == "2 cases of 1 patient were judged by Dice coefficient [1]."
     assert "[2]" in text.sentences[1]
     assert len(text.references) == 2

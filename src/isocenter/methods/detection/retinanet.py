@@ -13,19 +13,27 @@ choice in 2D and 3D alike: it is what boxes are judged by, and needs no balance 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from isocenter.methods.boxes import BoxSettings, Detector, Ladder, TrueObjects, assigned, strongest, without_ignored
+from isocenter.methods.boxes import (
+    BoxSettings,
+    Detector,
+    Ladder,
+    Pyramid,
+    TrueObjects,
+    assigned,
+    strongest,
+    without_ignored,
+)
 from isocenter.methods.method import Batch, Outputs
 from isocenter.parts.encodings.anchors import IGNORED, match_adaptively
 from isocenter.parts.encodings.boxes import decode_deltas, encode_deltas
 from isocenter.parts.losses.boxes import giou_loss, sigmoid_focal, smooth_l1
-from isocenter.parts.networks.pyramid import DenseHead, FeaturePyramid
+from isocenter.parts.networks.pyramid import DenseHead
 from isocenter.records import Network, Record
 
 CARD = {
@@ -42,12 +50,11 @@ CARD = {
 NEAREST = 9
 """Places per level whose anchors may be an object's, as in Zhang et al. 2020."""
 GIOU_WEIGHT = 2.0
-CHANNELS = (16, 128)
 
 
 class RetinaSettings(BoxSettings):
-    """Convolutions of each of the head's towers (the paper's four for a quarter of the channels' cost are
-    not worth it on one kind of tissue), and the loss of boxes."""
+    """Convolutions of each of the head's towers, and the loss of boxes. Two, where the paper has four: one
+    kind of tissue asks less than COCO's 80 classes, and the towers cost more than the encoder."""
 
     depth: int = 2
     boxes: Literal["giou", "smooth_l1"] = "giou"
@@ -64,9 +71,7 @@ class RetinaNet(Detector):
 
     def targets(self, true: TrueObjects) -> dict[str, Tensor]:
         """By anchor the object's class, `BACKGROUND` or `IGNORED`, and its box."""
-        matched = match_adaptively(
-            self.anchors, true.boxes, nearest=NEAREST, per_place=self.ladder.per_place
-        )
+        matched = match_adaptively(self.anchors, true.boxes, nearest=NEAREST, per_place=self.ladder.per_place)
         matched = without_ignored(matched, torch.cat(self.anchors), true.ignored)
         labels, boxes = assigned(matched, true)
         return {"labels": labels, "boxes": boxes}
@@ -107,22 +112,13 @@ class DenseDetector(nn.Module):
 
     def __init__(self, plan: Network, ladder: Ladder, inputs: int, classes: int, depth: int) -> None:
         super().__init__()
-        channels = pyramid_channels(plan.features, ladder.finest)
-        self.levels = len(ladder.strides)
-        self.pyramid = FeaturePyramid(plan, inputs, channels, finest=ladder.finest)
-        for level in range(self.levels, len(self.pyramid.smooth)):  # only to inform the finer ones
-            self.pyramid.smooth[level] = nn.Identity()
-        self.head = DenseHead(len(plan.kernels[0]), channels, ladder.per_place, classes, depth=depth)
+        self.pyramid = Pyramid(plan, ladder, inputs)
+        dims = len(plan.kernels[0])
+        self.head = DenseHead(dims, self.pyramid.channels, ladder.per_place, classes, depth=depth)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        answer: tuple[Tensor, Tensor] = self.head(self.pyramid(image)[: self.levels])
+        answer: tuple[Tensor, Tensor] = self.head(self.pyramid(image))
         return answer
-
-
-def pyramid_channels(features: Sequence[int], finest: int) -> int:
-    """Channels of every map: those of the encoder one level below the finest, within `CHANNELS`."""
-    low, high = CHANNELS
-    return max(low, min(high, features[min(finest + 1, len(features) - 1)]))
 
 
 METHOD = RetinaNet

@@ -48,11 +48,11 @@ def density(
         high = np.minimum(np.ceil(point + REACH * sigma) + 1, shape).astype(int)
         if (high <= low).any():
             continue
-        part = np.array(weight)
+        part: Floats = np.array(weight, dtype=np.float64)
         for begin, end, middle in zip(low, high, point, strict=True):
             part = np.multiply.outer(part, _shares(begin, end, middle, sigma))
         box = tuple(slice(begin, end) for begin, end in zip(low, high, strict=True))
-        out[(int(kind), *box)] += part
+        out[int(kind)][box] += part
     return out
 
 

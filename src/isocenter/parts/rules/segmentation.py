@@ -149,7 +149,7 @@ def _once(measure: timing.Speed) -> timing.Speed:
     known: dict[object, float] = {}
 
     def remembered(stage: Stage) -> float:
-        key = (stage.geometry.patch, stage.network.features, stage.training.batch, stage.after)
+        key = (stage.geometry.patch, stage.unet.features, stage.training.batch, stage.after)
         if key not in known:
             known[key] = measure(stage)
         return known[key]
