@@ -5,11 +5,13 @@ of them positive) and δ to its box, L = L_cls + smooth L1 (δ − δ̂), β = 1
 best that do not overlap by more than .7 are pooled to equal size (RoIAlign) from the level on which they span
 four voxels. Regions: softmax over the classes and the background, and δ for each class,
 L = −log p_u + [u ≥ 1] smooth L1 (δᵘ − δ̂), on 64 regions of an image, a quarter of them positive (Girshick
-2015, equations 1 to 3). Both losses are added and lowered in the same step; proposals are taken as given, without a
+2015, equations 1 to 3). Both losses are added and lowered
+in the same step; proposals are taken as given, without a
 gradient ("approximate joint training", Ren et al. 2015, section 3.2).
 
 Three things differ from the paper: the planned encoder with a feature pyramid takes the place of VGG-16's
-last map (Lin et al., CVPR 2017); RoIAlign that of RoI pooling (He et al., ICCV 2017), since rounding costs small
+last map (Lin et al., CVPR 2017); RoIAlign that of
+RoI pooling (He et al., ICCV 2017), since rounding costs small
 objects their overlap; and an anchor is positive from an IoU of .5, not .7, because anchors, few a place, are
 planned to reach that with nearly all objects.
 """
