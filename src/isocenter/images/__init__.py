@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from isocenter.images.geometry import Geometry
     from isocenter.images.image import Image
-    from isocenter.images.reading import read, read_channels, read_geometry, read_labels
+    from isocenter.images.reading import (
+        is_segmentation,
+        read,
+        read_channels,
+        read_geometry,
+        read_labels,
+        segments,
+    )
     from isocenter.images.sources import SUFFIXES, find, is_source, stem
     from isocenter.images.writing import write
 
@@ -20,11 +27,13 @@ __all__ = [
     "Geometry",
     "Image",
     "find",
+    "is_segmentation",
     "is_source",
     "read",
     "read_channels",
     "read_geometry",
     "read_labels",
+    "segments",
     "stem",
     "write",
 ]
@@ -32,10 +41,12 @@ __all__ = [
 _HOME = {
     "Geometry": "geometry",
     "Image": "image",
+    "is_segmentation": "reading",
     "read": "reading",
     "read_channels": "reading",
     "read_geometry": "reading",
     "read_labels": "reading",
+    "segments": "reading",
     "SUFFIXES": "sources",
     "find": "sources",
     "is_source": "sources",

@@ -58,13 +58,18 @@ def read_channels(sources: Sequence[str | Path]) -> Image:
     return Image(stacked, images[0].geometry, images[0].source)
 
 
-def read_labels(source: str | Path) -> Image:
+def read_labels(source: str | Path, *, paint: bool = False) -> Image:
     """Read a mask as integers of shape (1, *spatial); floats within 1e-3 of integers are rounded.
 
+    Args:
+        source: The file or series.
+        paint: In a DICOM Segmentation, let segments that are declared later cover the earlier ones.
+
     Raises:
-        UnreadableFile: The source cannot be read, has several channels, or values that are not integers.
+        UnreadableFile: The source cannot be read, has several channels, values that are not integers, or
+            segments that overlap.
     """
-    image = _read(source, labels=True)
+    image = _painted(source) if paint and is_segmentation(source) else _read(source, labels=True)
     array = image.array
     if image.dims == 2 and array.shape[0] == 3 and (array == array[:1]).all():
         array = array[:1]  # a grey picture saved as colour
@@ -87,6 +92,33 @@ def read_geometry(source: str | Path) -> Geometry:
     return geometry.straightened() if geometry.sheared else geometry
 
 
+def is_segmentation(source: str | Path) -> bool:
+    """Whether this is a DICOM Segmentation, as far as it can be read."""
+    path, uid = split_series(source)
+    if uid is not None or not path.is_file() or identify(path) != "dicom":
+        return False
+    from isocenter.images.formats import dicom
+
+    return dicom.is_segmentation(path)
+
+
+def segments(source: str | Path) -> dict[int, str]:
+    """The names of a DICOM Segmentation's segments by their numbers, in the order that the file declares.
+
+    Raises:
+        UnreadableFile: It is no DICOM Segmentation, or declares no segment.
+    """
+    from isocenter.images.formats import dicom_seg
+
+    return dicom_seg.segments(Path(source))
+
+
+def _painted(source: str | Path) -> Image:
+    from isocenter.images.formats import dicom_seg
+
+    return dicom_seg.read(Path(source), labels=True, paint=True)
+
+
 def _geometry_of(source: str | Path) -> Geometry:
     path, uid = split_series(source)
     module = _format(source)
@@ -105,7 +137,8 @@ def _read(source: str | Path, labels: bool) -> Image:
 
 
 def _format(source: str | Path) -> Any:
-    return importlib.import_module(f"isocenter.images.formats.{identify(source)}")
+    name = "dicom_seg" if is_segmentation(source) else identify(source)
+    return importlib.import_module(f"isocenter.images.formats.{name}")
 
 
 def _check_finite(array: NDArray[Any], source: str | Path) -> None:

@@ -91,7 +91,8 @@ def find(folder: str | Path) -> list[str]:
     """All readable sources below a folder, sorted; a DICOM series is one source.
 
     A folder that holds one series gives its own path, one that holds several gives `folder::UID` for each,
-    or the file where a series has one file only.
+    or the file where a series has one file only. A DICOM Segmentation is a source by itself, unless it lies
+    among the images of a series.
     Links to folders are followed once; hidden files are left out.
 
     Raises:
@@ -114,7 +115,9 @@ def _series(folder: Path, files: list[Path]) -> list[str]:
         return []
     from isocenter.images.formats import dicom
 
-    found = dicom.series(files)
+    found, segmentations = dicom.series(files)
+    if segmentations:
+        return [str(file) for file in segmentations]
     if len(found) == 1:
         return [str(folder)]
     # A picture that is a series by itself, as X-rays are, is called by its file.

@@ -47,13 +47,16 @@ _TAGS = (
     *("NominalScannedPixelSpacing", "SpacingBetweenSlices", "ImageOrientationPatient"),
     *("ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "GridFrameOffsetVector"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DoseGridScaling"),
+    "SegmentSequence",
 )
+# Binary and fractional segmentations, and label maps: read by `dicom_seg`, never as images.
+_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 # pydicom warns about odd values and quotes them; warning filters are shared by all threads.
 _quiet = threading.Lock()
 
 
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """One plane: where it is stored, where it lies (LPS+ mm), how its numbers scale."""
 
     path: Path
@@ -72,7 +75,7 @@ class _Frame:
 class _Stack:
     """Frames in order, and the grid they make."""
 
-    frames: list[_Frame]
+    frames: list[Frame]
     geometry: Geometry
 
 
@@ -100,38 +103,60 @@ def read_geometry(path: Path, series_uid: str | None = None) -> Geometry:
     return _stack(path, series_uid).geometry
 
 
-def series(files: Sequence[Path]) -> dict[str, list[Path]]:
+def series(files: Sequence[Path]) -> tuple[dict[str, list[Path]], list[Path]]:
     """The files of each series by its UID, sorted; localisers only when there is nothing else.
 
     Files that cannot be read are passed over, unless all are: they speak when the series is read.
+
+    Returns:
+        The series; and the segmentations, which belong to none, with what is damaged among them, where there
+        are no images.
     """
     found: dict[str, list[Path]] = {}
     localisers: set[Path] = set()
     damaged: list[Path] = []
+    segmentations: list[Path] = []
     for file in files:
         try:
-            header = _parse(file, header=True)
+            header = parse(file, header=True)
         except UnreadableFile:
             damaged.append(file)
             continue
-        if "Rows" in header:
+        if says_segmentation(header):
+            segmentations.append(file)
+        elif "Rows" in header:
             found.setdefault(str(header.get("SeriesInstanceUID", "")), []).append(file)
             localisers |= {file} if _is_localiser(header) else set()
+    if not found and segmentations:
+        return {}, sorted(segmentations + damaged)
     if not found and damaged:
-        return {"": damaged}
+        return {"": damaged}, []
     kept = {key: members for key, members in found.items() if not localisers.issuperset(members)}
-    return dict(sorted((kept or found).items()))
+    return dict(sorted((kept or found).items())), []
+
+
+def says_segmentation(header: Dataset) -> bool:
+    """Whether a file calls itself a DICOM Segmentation."""
+    return str(header.get("SOPClassUID", "")) in _SEGMENTATIONS
+
+
+def is_segmentation(path: Path) -> bool:
+    """Whether a file is a DICOM Segmentation, as far as it can be read."""
+    try:
+        return path.is_file() and says_segmentation(parse(path, header=True))
+    except UnreadableFile:
+        return False
 
 
 # ---------------------------------------------------------------------------------------------- files
 
 
-def _parse(path: Path, header: bool) -> Dataset:
+def parse(path: Path, header: bool) -> Dataset:
     """The data set of one file, with its pixel data or without."""
     first = stream.read_bytes(path, 132)
     if first[128:] != b"DICM":
         raise UnreadableFile("it is not a DICOM file.", where=path, cure="Check what it is.")
-    with _trusting_nothing(path):
+    with trusting_nothing(path):
         meta = filereader.read_file_meta_info(path)
         if meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian:
             dataset = _deflated(path, meta)
@@ -164,7 +189,7 @@ def _deflated(path: Path, meta: Any) -> Dataset:
 
 
 @contextmanager
-def _trusting_nothing(path: Path) -> Iterator[None]:
+def trusting_nothing(path: Path) -> Iterator[None]:
     """Turn whatever is raised over a malformed value into one fault that does not quote it."""
     try:
         with _quiet, warnings.catch_warnings():
@@ -182,7 +207,7 @@ def _trusting_nothing(path: Path) -> Iterator[None]:
 
 def _image_headers(path: Path) -> Iterator[tuple[Path, Dataset]]:
     if not path.is_dir():
-        header = _parse(path, header=True)
+        header = parse(path, header=True)
         if "Rows" not in header:
             raise UnreadableFile(
                 "it holds no picture (Rows is missing).", where=path, cure="Choose an image file."
@@ -191,7 +216,9 @@ def _image_headers(path: Path) -> Iterator[tuple[Path, Dataset]]:
         return
     for file in sorted(path.iterdir()):
         if file.is_file() and _is_dicom(file):
-            header = _parse(file, header=True)
+            header = parse(file, header=True)
+            if says_segmentation(header):
+                continue
             picture = "Image Storage" in uid.UID(str(header.get("SOPClassUID", ""))).name
             if "Rows" in header:
                 yield file, header
@@ -216,9 +243,9 @@ def _is_localiser(header: Dataset) -> bool:
 # ---------------------------------------------------------------------------------------------- frames
 
 
-def _frames(path: Path, header: Dataset) -> list[_Frame]:
+def frames_of(path: Path, header: Dataset) -> list[Frame]:
     """The planes of one file."""
-    with _trusting_nothing(path):
+    with trusting_nothing(path):
         size = int(header.Rows), int(header.get("Columns", 0))
         count = int(header.get("NumberOfFrames") or 1)
         bits = int(header.get("BitsAllocated", 0))
@@ -228,7 +255,7 @@ def _frames(path: Path, header: Dataset) -> list[_Frame]:
             where=path,
             cure="Export it again.",
         )
-    with _trusting_nothing(path):
+    with trusting_nothing(path):
         if not header.file_meta.TransferSyntaxUID.is_encapsulated:
             claimed = size[0] * size[1] * count * bits // 8
             # Only a deflated file comes with its pixels when its header is asked for.
@@ -237,8 +264,8 @@ def _frames(path: Path, header: Dataset) -> list[_Frame]:
         return [_frame(path, header, index, size, count) for index in range(count)]
 
 
-def _frame(path: Path, header: Dataset, index: int, size: tuple[int, int], count: int) -> _Frame:
-    look = _lookup(header, index)
+def _frame(path: Path, header: Dataset, index: int, size: tuple[int, int], count: int) -> Frame:
+    look = lookup(header, index)
     position = _vector(look("PlanePositionSequence", "ImagePositionPatient"), 3)
     orientation = _vector(look("PlaneOrientationSequence", "ImageOrientationPatient"), 6)
     offsets = header.get("GridFrameOffsetVector")
@@ -266,7 +293,7 @@ def _frame(path: Path, header: Dataset, index: int, size: tuple[int, int], count
     slope = _number(look("PixelValueTransformationSequence", "RescaleSlope"))
     dose = _number(header.get("DoseGridScaling"))
     intercept = _number(look("PixelValueTransformationSequence", "RescaleIntercept"))
-    return _Frame(
+    return Frame(
         path,
         index,
         size,
@@ -280,7 +307,7 @@ def _frame(path: Path, header: Dataset, index: int, size: tuple[int, int], count
     )
 
 
-def _lookup(header: Dataset, index: int) -> Callable[[str, str], Any]:
+def lookup(header: Dataset, index: int) -> Callable[[str, str], Any]:
     """How to find a value of a frame: in its own functional groups, the shared ones, the data set."""
     own = header.get("PerFrameFunctionalGroupsSequence") or []
     shared = header.get("SharedFunctionalGroupsSequence") or []
@@ -337,19 +364,19 @@ def _stack(path: Path, series_uid: str | None) -> _Stack:
             )
         return _Stack(frames, Geometry.plain(first.size, first.spacing))
     for frame in frames[1:]:
-        _check_alike(first, frame)
+        check_alike(first, frame)
     return _sorted(frames, first.orientation, path)
 
 
-def _chosen(path: Path, series_uid: str | None) -> list[_Frame]:
+def _chosen(path: Path, series_uid: str | None) -> list[Frame]:
     """The frames of the one series that is meant, without localisers."""
-    found: dict[str, list[_Frame]] = {}
+    found: dict[str, list[Frame]] = {}
     kinds: dict[str, str] = {}
     for file, header in _image_headers(path):
         key = str(header.get("SeriesInstanceUID", ""))
         if series_uid in (None, key):
             kinds[key] = str(header.get("Modality", "?"))[:16]
-            found.setdefault(key, []).extend(_frames(file, header))
+            found.setdefault(key, []).extend(frames_of(file, header))
     if not found:
         what = "it holds no DICOM image." if series_uid is None else f"it holds no series {series_uid}."
         raise UnreadableFile(what, where=path, cure="Check the path.")
@@ -367,7 +394,7 @@ def _chosen(path: Path, series_uid: str | None) -> list[_Frame]:
     return kept[only]
 
 
-def _check_alike(first: _Frame, frame: _Frame) -> None:
+def check_alike(first: Frame, frame: Frame) -> None:
     if frame.position is None or frame.orientation is None or first.orientation is None:
         raise UnreadableFile(
             "it does not say where it lies.", where=frame.path, cure="Remove or re-export it."
@@ -385,7 +412,7 @@ def _check_alike(first: _Frame, frame: _Frame) -> None:
         )
 
 
-def _sorted(frames: list[_Frame], orientation: NDArray[np.float64], path: Path) -> _Stack:
+def _sorted(frames: list[Frame], orientation: NDArray[np.float64], path: Path) -> _Stack:
     normal = np.cross(orientation[:3], orientation[3:])
     normal /= np.linalg.norm(normal)
     places = np.array([frame.position for frame in frames], dtype=np.float64)
@@ -406,7 +433,7 @@ def _sorted(frames: list[_Frame], orientation: NDArray[np.float64], path: Path) 
     return _Stack(frames, Geometry((len(frames), *first.size), checked_affine(to_ras(affine), 3, path)))
 
 
-def _check_even(frames: list[_Frame], heights: NDArray[np.float64]) -> None:
+def _check_even(frames: list[Frame], heights: NDArray[np.float64]) -> None:
     gaps = np.diff(heights)
     usual = float(np.quantile(gaps, 0.5, method="lower"))
     least = max(UNEVEN * usual, 1e-4)
@@ -429,7 +456,7 @@ def _check_even(frames: list[_Frame], heights: NDArray[np.float64]) -> None:
         )
 
 
-def _check_line(frames: list[_Frame], places: NDArray[np.float64], step: NDArray[np.float64]) -> None:
+def _check_line(frames: list[Frame], places: NDArray[np.float64], step: NDArray[np.float64]) -> None:
     expected = places[0] + np.arange(len(places))[:, None] * step
     off = np.linalg.norm(places - expected, axis=1)
     worst = int(off.argmax())
@@ -441,14 +468,14 @@ def _check_line(frames: list[_Frame], places: NDArray[np.float64], step: NDArray
         )
 
 
-def _named(frame: _Frame) -> str:
+def _named(frame: Frame) -> str:
     return frame.path.name if frame.index == 0 else f"{frame.path.name} (frame {frame.index + 1})"
 
 
 # ---------------------------------------------------------------------------------------------- pixels
 
 
-def _planes(frames: list[_Frame]) -> list[NDArray[Any]]:
+def _planes(frames: list[Frame]) -> list[NDArray[Any]]:
     """The planes (channel, y, x) in the order of the frames, scaled, all of one type."""
     uses = Counter(frame.path for frame in frames)
     held: dict[Path, NDArray[Any]] = {}
@@ -475,7 +502,7 @@ def _planes(frames: list[_Frame]) -> list[NDArray[Any]]:
     ]
 
 
-def _shifted(planes: list[NDArray[Any]], frames: list[_Frame]) -> list[NDArray[Any]]:
+def _shifted(planes: list[NDArray[Any]], frames: list[Frame]) -> list[NDArray[Any]]:
     """Whole numbers stay whole, as Hounsfield units do: 16 bits where they suffice."""
     shifts = [int(frame.intercept) for frame in frames]
     low = min(int(plane.min()) + shift for plane, shift in zip(planes, shifts, strict=True))
@@ -488,12 +515,27 @@ def _shifted(planes: list[NDArray[Any]], frames: list[_Frame]) -> list[NDArray[A
 
 def _stored(path: Path, size: tuple[int, int]) -> NDArray[Any]:
     """The pixels of one file as stored: (frame, y, x, sample)."""
-    dataset = _parse(path, header=False)
+    dataset = whole(path, size)
+    with trusting_nothing(path):
+        samples = int(dataset.get("SamplesPerPixel", 1))
+        count = int(dataset.get("NumberOfFrames") or 1)
+        array = pixel_array(dataset)
+        if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
+            array, samples = apply_color_lut(array, dataset), 3
+        array = array.reshape(count, *size, samples)
+        if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+            array = _white_is_high(array, dataset)
+    return array
+
+
+def whole(path: Path, size: tuple[int, int]) -> Dataset:
+    """One file with its pixels, which are all there and can be decoded."""
+    dataset = parse(path, header=False)
     _check_lengths(dataset, path)
     name = next((name for name in _PIXELS if name in dataset), None)
     if name is None:
         raise UnreadableFile("it holds no pixel data.", where=path, cure="Export it with its picture.")
-    with _trusting_nothing(path):
+    with trusting_nothing(path):
         samples = int(dataset.get("SamplesPerPixel", 1))
         count = int(dataset.get("NumberOfFrames") or 1)
         claimed = (size[0] * size[1] * samples * count * int(dataset.BitsAllocated) + 7) // 8
@@ -507,15 +549,10 @@ def _stored(path: Path, size: tuple[int, int]) -> NDArray[Any]:
         _check_codec(syntax, path)
     else:
         stream.check_size(claimed, len(present), path)
-        stream.checked_length(present, claimed, path)
-    with _trusting_nothing(path):
-        array = pixel_array(dataset)
-        if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
-            array, samples = apply_color_lut(array, dataset), 3
-        array = array.reshape(count, *size, samples)
-        if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-            array = _white_is_high(array, dataset)
-    return array
+        # The byte that makes a length even should be zero; highdicom writes the digit.
+        padded = len(present) == claimed + claimed % 2
+        stream.checked_length(present[:claimed] if padded else present, claimed, path)
+    return dataset
 
 
 def _check_lengths(dataset: Dataset, path: Path) -> None:

@@ -16,10 +16,11 @@ import numpy as np
 from isocenter import images
 from isocenter.errors import BadDataset
 from isocenter.images.image import Image
+from isocenter.images.lattice import onto
 from isocenter.images.layouts import bids, declaration, folders, manifest, msd, nnunet, tables
 from isocenter.images.layouts.declaration import Declaration
 from isocenter.images.layouts.draft import IMAGE, TRUTH, Draft, channel
-from isocenter.images.layouts.labels import inferred
+from isocenter.images.layouts.labels import inferred, renumbered
 from isocenter.images.layouts.listing import unreadable
 from isocenter.records import Case, Channel, Dataset, Label
 
@@ -120,6 +121,9 @@ def read_inputs(dataset: Dataset, case: Case) -> dict[str, Image]:
 def read_truth(dataset: Dataset, case: Case) -> Image:
     """A case's labels `(1, *spatial)`, as integers; numbered objects become 1.
 
+    A DICOM Segmentation is laid onto the grid of the case's image, if the case has one: it often holds only
+    the slices that are not empty. Its segments get the values of the dataset's labels, see `renumbered`.
+
     Raises:
         BadDataset: The case names no label file.
         UnreadableFile: The file cannot be read, or does not hold whole numbers.
@@ -130,9 +134,18 @@ def read_truth(dataset: Dataset, case: Case) -> Image:
             f"case '{case.id}' has no labels.", where=dataset.root, cure="Only cases with truth are judged."
         )
     labels = images.read_labels(str(dataset.path(file)))
+    if images.is_segmentation(str(dataset.path(file))):
+        labels = _segmented(labels, dataset, case)
     if not dataset.objects:
         return labels
     return dataclasses.replace(labels, array=(labels.array > 0).astype(np.uint8))
+
+
+def _segmented(labels: Image, dataset: Dataset, case: Case) -> Image:
+    shown = [file for file in case.inputs.get(IMAGE, ()) if file]
+    if shown:
+        labels = onto(labels, images.read_geometry(str(dataset.path(shown[0]))))
+    return labels if dataset.objects else renumbered(labels, dataset.labels)
 
 
 def _place(path: Path) -> tuple[Path, Declaration, Path | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from isocenter import images
 from isocenter.errors import BadDataset, IsocenterWarning
+from isocenter.images.image import Image
 from isocenter.images.layouts.draft import TRUTH, Draft
 from isocenter.images.layouts.listing import some
 from isocenter.records import Label
@@ -156,6 +158,40 @@ def _values(draft: Draft) -> list[set[int]]:
     files = [str(case.truth[TRUTH]) for case in draft.cases if TRUTH in case.truth]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(lambda file: present(images.read_labels(draft.root / file).array), files))
+
+
+def renumbered(image: Image, labels: Sequence[Label]) -> Image:
+    """A DICOM Segmentation with the values of a dataset's labels; any other label image as it is.
+
+    Its segments are taken by their names where each bears, in whatever case, the name of a label that has one
+    value; else by their numbers. Where names and numbers disagree a warning says which were followed.
+
+    Args:
+        image: Labels (1, *spatial) as read from their source.
+        labels: The dataset's labels; where there are none, numbers stay.
+
+    Raises:
+        UnreadableFile: The source has changed since it was read.
+    """
+    if image.source is None or not labels or not images.is_segmentation(image.source):
+        return image
+    names = images.segments(image.source)
+    known = {label.name.lower(): label.values[0] for label in labels if len(label.values) == 1}
+    value_of = {number: known[name.lower()] for number, name in names.items() if name.lower() in known}
+    if all(value_of[number] == number for number in value_of):
+        return image
+    moved = ", ".join(f"{n} '{names[n]}' as {v}" for n, v in value_of.items() if n != v)
+    if len(value_of) < len(names) or len(set(value_of.values())) < len(names):
+        _say(f"{image.source}: its segments are taken by number, though names would differ ({moved}).")
+        return image
+    _say(f"{image.source}: its segments are taken by name, not by number: {moved}.")
+    table = np.zeros(max(value_of) + 1, np.min_scalar_type(max(value_of.values())))
+    table[list(value_of)] = list(value_of.values())
+    return dataclasses.replace(image, array=table[image.array])
+
+
+def _say(what: str) -> None:
+    warnings.warn(what, IsocenterWarning, stacklevel=3)
 
 
 def present(labels: NDArray[np.integer[Any]]) -> set[int]:
