@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset
 
 from isocenter import images
 from isocenter.errors import BadDataset, IsocenterWarning, UnreadableFile
@@ -108,6 +109,70 @@ def test_an_empty_folder_of_truths_is_refused(tmp_path: Path) -> None:
     (tmp_path / "answers").mkdir()
     with pytest.raises(BadDataset, match="no truth"):
         evaluate(tmp_path / "answers", tmp_path / "truths")
+
+
+def test_dicom_segmentations_are_judged_beside_nifti_on_either_side(
+    slices: list[Dataset],
+    segmented: Callable[..., Dataset],
+    saved: Callable[[Dataset, Path], Path],
+    tmp_path: Path,
+) -> None:
+    for index, content in enumerate(slices):
+        saved(content, tmp_path / "scan" / f"{index}.dcm")
+    scan = images.read(tmp_path / "scan")
+    labels = np.zeros(scan.shape, np.uint8)
+    labels[1, 2:5, 3:6], labels[3, 1:3, 2:7] = 1, 2
+    fewer = np.where(np.arange(scan.shape[0])[:, None, None] < 3, labels, 0)
+    saved(segmented(labels, ["liver", "spleen"]), tmp_path / "dicom" / "a_seg.dcm")
+    saved(segmented(labels, ["liver", "spleen"], "LABELMAP"), tmp_path / "dicom" / "b.dcm")
+    saved(segmented(fewer, ["liver", "spleen"]), tmp_path / "fewer" / "a.dcm")
+    saved(segmented(fewer, ["liver", "spleen"]), tmp_path / "fewer" / "b.dcm")
+    for name in ("a", "b"):
+        (tmp_path / "nifti").mkdir(exist_ok=True)
+        images.write(labels, tmp_path / "nifti" / f"{name}.nii.gz", scan)
+
+    def dice(answers: str, truths: str) -> list[list[float | None]]:
+        scores = evaluate(tmp_path / answers, tmp_path / truths)
+        return [[case.values[label]["dice"] for label in ("1", "2")] for case in scores.cases]
+
+    assert dice("dicom", "nifti") == [[1, 1], [1, 1]]
+    assert dice("nifti", "dicom") == [[1, 1], [1, 1]]
+    assert dice("dicom", "dicom") == [[1, 1], [1, 1]]
+    # Slices that only one side holds count on either.
+    assert dice("fewer", "dicom") == [[1, 0], [1, 0]]
+    assert dice("dicom", "fewer") == [[1, 0], [1, 0]]
+    assert dice("nifti", "fewer") == [[1, 0], [1, 0]]
+
+
+def test_a_dicom_segmentation_of_another_grid_is_refused(
+    segmented: Callable[..., Dataset], saved: Callable[[Dataset, Path], Path], tmp_path: Path
+) -> None:
+    labels = np.zeros((6, 7, 8), np.uint8)
+    labels[1:3, 2:5, 3:6] = 1
+    saved(segmented(labels, ["liver"]), tmp_path / "answers" / "a.dcm")
+    write(tmp_path / "truths" / "a.nii.gz")
+    with pytest.raises(BadDataset, match="different grids"):
+        evaluate(tmp_path / "answers", tmp_path / "truths")
+
+
+def test_segments_answer_the_labels_of_their_names(
+    slices: list[Dataset],
+    segmented: Callable[..., Dataset],
+    saved: Callable[[Dataset, Path], Path],
+    tmp_path: Path,
+) -> None:
+    for index, content in enumerate(slices):
+        saved(content, tmp_path / "scan" / f"{index}.dcm")
+    scan = images.read(tmp_path / "scan")
+    labels = np.zeros(scan.shape, np.uint8)
+    labels[1, 2:5, 3:6] = 1
+    saved(segmented(labels, ["Spleen"]), tmp_path / "answers" / "a.dcm")
+    (tmp_path / "truths").mkdir()
+    images.write(labels * 4, tmp_path / "truths" / "a.nii.gz", scan)
+    named = [Label(name="liver", values=(1,)), Label(name="spleen", values=(4,))]
+    with pytest.warns(IsocenterWarning, match="by name"):
+        scores = evaluate(tmp_path / "answers", tmp_path / "truths", labels=named)
+    assert scores.cases[0].values["spleen"]["dice"] == 1
 
 
 # --------------------------------------------------------------------------------------------- what is judged

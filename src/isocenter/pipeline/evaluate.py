@@ -23,6 +23,7 @@ from isocenter.images.layouts.draft import TRUTH, Draft
 from isocenter.images.layouts.labels import inferred
 from isocenter.pipeline import progress
 from isocenter.records import Case, CaseScore, Dataset, Label, Scores
+from isocenter.tasks.label_files import beside
 from isocenter.tasks.task import Task
 
 Missing = Literal["refuse", "empty"]
@@ -410,7 +411,7 @@ def _labels(
 def _score(job: _Job) -> CaseScore:
     judge = tasks.load(job.dataset.task)
     case = job.dataset.cases[0]
-    truth = judge.read_truth(job.dataset, case)
+    truth = beside(judge.read_truth(job.dataset, case), job.answer)
     missing = job.answer is None and not job.silent
     answer, failure = judge.no_answer(truth), _NO_ANSWER if missing else None
     if job.answer is not None:
@@ -431,7 +432,7 @@ def _score(job: _Job) -> CaseScore:
 
 def _observe(job: _Job) -> set[int | str]:
     judge = tasks.load(job.dataset.task)
-    truth = judge.read_truth(job.dataset, job.dataset.cases[0])
+    truth = beside(judge.read_truth(job.dataset, job.dataset.cases[0]), job.answer)
     answer = judge.no_answer(truth)
     if job.answer is not None:
         with contextlib.suppress(IsocenterError):  # reported when the case is judged

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isocenter.errors import BadDataset
+from isocenter import images
+from isocenter.errors import BadDataset, UnreadableFile
+from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
+from isocenter.images.lattice import onto, spanning
 from isocenter.images.layouts.draft import IMAGE, TRUTH
-from isocenter.images.layouts.labels import counted
+from isocenter.images.layouts.labels import counted, renumbered
 from isocenter.images.placement import Placement, nonzero_box
 from isocenter.images.resample import resample_labels
 from isocenter.records import Case, Dataset, Finding, Label, regions
@@ -83,6 +88,39 @@ def refuse_other_grid(answer: Image, truth: Image, where: object) -> None:
             where=where,
             cure="Save the answer on the grid of its image; nothing is resampled silently.",
         )
+
+
+def read_answered(path: Path, truth: Image, dataset: Dataset) -> Image:
+    """Read an answer's labels; a DICOM Segmentation is laid onto the truth's grid, with the labels' values.
+
+    Raises:
+        BadDataset: It lies on another grid than the truth.
+        UnreadableFile: It cannot be read, or does not hold whole numbers.
+    """
+    answer = images.read_labels(path)
+    if images.is_segmentation(path):
+        answer = onto(answer, truth.geometry)
+        answer = answer if dataset.objects else renumbered(answer, dataset.labels)
+    refuse_other_grid(answer, truth, path)
+    return answer
+
+
+def beside(truth: Any, answer: Path | None) -> Any:
+    """A truth of any kind as it is compared to an answer: a DICOM Segmentation, which ends where its labels
+    end, is laid onto the answer's grid, or onto one that holds both when the answer is a Segmentation too.
+
+    Whatever is wrong with the answer is left to be said when it is read.
+    """
+    if answer is None or not isinstance(truth, Image) or truth.source is None:
+        return truth
+    if not images.is_segmentation(truth.source):
+        return truth
+    with contextlib.suppress(UnreadableFile):
+        grid: Geometry | None = images.read_geometry(answer)
+        if grid is not None and images.is_segmentation(answer):
+            grid = spanning(truth.geometry, grid)
+        return truth if grid is None else onto(truth, grid)
+    return truth
 
 
 def smallest_type(values: NDArray[Any]) -> np.dtype[Any]:

@@ -17,7 +17,7 @@ from isocenter.images.resample import resample_labels
 from isocenter.parts.metrics.segmentation import RULES, segmentation
 from isocenter.records import Case, Dataset
 from isocenter.tasks import single
-from isocenter.tasks.label_files import measure_labels, place_labels, refuse_other_grid, smallest_type
+from isocenter.tasks.label_files import measure_labels, place_labels, read_answered, smallest_type
 from isocenter.tasks.single import RASTERS, SingleImage
 from isocenter.tasks.task import Facts, Measure, Measured, Picture, Task, Values
 
@@ -73,13 +73,13 @@ class Segmentation(SingleImage):
     def read_answer(self, path: Path, truth: Image, dataset: Dataset) -> Labels:
         """Read an answer as `(*spatial)`; where the truth numbers objects, so may the answer.
 
+        A DICOM Segmentation is laid onto the truth's grid, its segments taken by name or number.
+
         Raises:
             BadDataset: It lies on another grid than the truth.
             UnreadableFile: The file cannot be read, or does not hold whole numbers.
         """
-        answer = images.read_labels(path)
-        refuse_other_grid(answer, truth, path)
-        found = _spatial(answer)
+        found = _spatial(read_answered(path, truth, dataset))
         return (found > 0).astype(np.uint8) if dataset.objects else found
 
     def no_answer(self, truth: Image) -> Labels:
