@@ -70,8 +70,10 @@ class Method:
         kinds: How augmentation acts on each array: `intensity`, `label`, `point` or `vector`.
         tiled: Whether images are answered tile by tile through `forward`; else `respond` sees them whole.
         companions: How many further cases a training sample is made of, see `join`.
+        oriented: Whether each case's `grid`, 4 × 4 from the reversed index to RAS+ mm, lies beside its image.
         modules: The networks, by the names that `turns` uses.
         tuned: What `tune` decided, once it has.
+        progress: The share of the budget that is spent, 0 … 1, as each step of learning begins.
     """
 
     Settings: ClassVar[type[Record]] = NoSettings
@@ -79,6 +81,7 @@ class Method:
     kinds: ClassVar[Mapping[str, Kind]] = {"image": "intensity", "label": "label"}
     tiled: ClassVar[bool] = True
     companions: ClassVar[int] = 0
+    oriented: ClassVar[bool] = False
 
     def __init__(self, plan: Plan, stage: Stage) -> None:
         self.plan = plan
@@ -86,11 +89,17 @@ class Method:
         self.settings = self.Settings.parse(plan.settings, where="settings")
         self.modules = nn.ModuleDict(self.build())
         self.tuned: dict[str, JsonValue] = {}
+        self.progress = 0.0
 
     @property
     def device(self) -> torch.device:
         """Where the networks live; the CPU for a method without any."""
         return next((p.device for p in self.modules.parameters()), torch.device("cpu"))
+
+    @property
+    def channels(self) -> int:
+        """Channels of intensity that a sample has; those of the image where nothing else is said."""
+        return len(self.plan.channels)
 
     # -------------------------------------------------------------------------------------- before training
 

@@ -137,7 +137,7 @@ def augmenter(method: Method) -> Augmenter:
     return Augmenter(
         stage.augmentation,
         stage.geometry.patch,
-        channels=len(method.plan.channels),
+        channels=method.channels,
         anisotropic_axis=stage.geometry.anisotropic_axis if across is None else None,
         spacing_mm=seen,
     )

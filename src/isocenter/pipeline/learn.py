@@ -161,6 +161,7 @@ class Learning:
         noted, looked = int(share * ROWS), int(share * LOOKS)
         while share < 1.0:
             rate = learning_rate(training, share)
+            self.method.progress = share
             batch = self.compute.move(next(stream))
             seed_step(self.seed, self.step)
             turn = turn_of(self.method.turns, self.step)

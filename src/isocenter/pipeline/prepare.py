@@ -85,15 +85,15 @@ def _orders(stage: Stage) -> list[int]:
 def prepare_inputs(images: Sequence[Image], method: Method) -> tuple[Arrays, Placement]:
     """The images of one question on the network's grid, and where the first one's lies in its file.
 
-    Where a question needs several images each has its grid beside it: `grid`, 4 × 4, from the reversed index
-    to RAS+ mm.
+    Where a question needs several images, or the method asks for it, each has its grid beside it: `grid`,
+    4 × 4, from the reversed index to RAS+ mm.
     """
     parts: list[Arrays] = []
     placements = []
     for image in images:
         array, placement = prepare_image(image, method.stage)
         part: Arrays = {IMAGE: array}
-        if method.companions:
+        if method.companions or method.oriented:
             part["grid"] = placement.grid.affine
         parts.append(part)
         placements.append(placement)
