@@ -85,6 +85,8 @@ class BoxWorld:
         smallest: The least side of a box, in voxels.
         arrived: Intersection over union from which an episode of training ends.
         interpolation: How the box's content is resampled.
+        owners: The image of each search, where several things are looked for in one: searches, and
+            truths, are then numbered apart from images. Searches are images when None.
     """
 
     images: Tensor
@@ -97,6 +99,7 @@ class BoxWorld:
     smallest: float = 4.0
     arrived: float = 0.85
     interpolation: Interpolation = "linear"
+    owners: Tensor | None = None
     _sizes: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -136,7 +139,7 @@ class BoxWorld:
             index: The image of each searcher (searcher,).
             generator: On the CPU, whatever the images' device.
         """
-        sizes = self._sizes[index]
+        sizes = self._sizes[self._owner(index)]
         boxes = torch.cat([torch.zeros_like(sizes), sizes], dim=1)
         if generator is not None:
             chance = torch.rand(2, *sizes.shape, generator=generator).to(sizes)
@@ -150,7 +153,7 @@ class BoxWorld:
         views = [
             windows(
                 self.images,
-                state.index,
+                self._owner(state.index),
                 _widened(state.place, margin),
                 self.grid,
                 extents=self._sizes,
@@ -163,7 +166,7 @@ class BoxWorld:
     def go(self, state: SearchState, action: Tensor) -> SearchState:
         """The searchers after one action each, whether or not the truth is known."""
         step = torch.tensor(self.steps, device=state.place.device)[state.level]
-        boxes = move(state.place, action, step, self._sizes[state.index], self.smallest)
+        boxes = move(state.place, action, step, self._sizes[self._owner(state.index)], self.smallest)
         return state.moved(boxes, action)
 
     def step(self, state: SearchState, action: Tensor) -> Outcome:
@@ -189,9 +192,12 @@ class BoxWorld:
             raise ValueError("where the organ lies is not known: nothing can be rewarded")
         return paired_iou(state.place, self.truths.to(state.place)[state.index])
 
+    def _owner(self, index: Tensor) -> Tensor:
+        return index if self.owners is None else self.owners[index]
+
     def searching(self, images: Tensor, extents: Tensor | None = None) -> BoxWorld:
         """The same rules on other images, whose truth is not known."""
-        return replace(self, images=images, truths=None, extents=extents)
+        return replace(self, images=images, truths=None, extents=extents, owners=None)
 
 
 def _widened(boxes: Tensor, margin: float) -> Tensor:

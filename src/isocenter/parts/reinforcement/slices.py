@@ -58,6 +58,8 @@ class SliceWorld:
         history: How many of its actions a searcher remembers.
         arrived: Distance at which an episode of training ends, in voxels.
         interpolation: How the window's content is resampled.
+        owners: The scan of each search, where several things are looked for in one: searches, and
+            truths, are then numbered apart from scans. Searches are scans when None.
     """
 
     images: Tensor
@@ -69,6 +71,7 @@ class SliceWorld:
     history: int = 0
     arrived: float = 0.5
     interpolation: Interpolation = "linear"
+    owners: Tensor | None = None
     _sizes: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -101,7 +104,7 @@ class SliceWorld:
             index: The scan of each searcher (searcher,).
             generator: On the CPU, whatever the images' device.
         """
-        length = self._sizes[index, 0]
+        length = self._sizes[self._owner(index), 0]
         share = torch.full_like(length, 0.5)
         if generator is not None:
             share = torch.rand(len(index), generator=generator).to(length)
@@ -110,12 +113,12 @@ class SliceWorld:
     def observe(self, state: SearchState) -> tuple[Tensor, Tensor]:
         """What searchers see (searcher, channel, *grid), and what they know besides (searcher, number)."""
         low = torch.zeros(len(state), self.images.ndim - 2, device=state.place.device)
-        high = self._sizes[state.index].clone()
+        high = self._sizes[self._owner(state.index)].clone()
         low[:, 0], high[:, 0] = state.place[:, 0] - self.reach, state.place[:, 0] + self.reach
         boxes = torch.cat([low, high], dim=1)
         seen = windows(
             self.images,
-            state.index,
+            self._owner(state.index),
             boxes,
             self.grid,
             extents=self._sizes,
@@ -127,7 +130,7 @@ class SliceWorld:
         """The searchers after one action each, whether or not the truth is known."""
         step = torch.tensor(self.steps, device=state.place.device)[state.level]
         position = state.place[:, 0] + torch.where(action == UP, step, -step)
-        length = self._sizes[state.index, 0]
+        length = self._sizes[self._owner(state.index), 0]
         position = torch.minimum(position.clamp(min=0.5), length - 0.5)
         return state.moved(position[:, None], action)
 
@@ -144,9 +147,12 @@ class SliceWorld:
             raise ValueError("where the slice lies is not known: nothing can be rewarded")
         return (state.place[:, 0] - self.truths.to(state.place)[state.index]).abs()
 
+    def _owner(self, index: Tensor) -> Tensor:
+        return index if self.owners is None else self.owners[index]
+
     def searching(self, images: Tensor, extents: Tensor | None = None) -> SliceWorld:
         """The same rules on other scans, whose truth is not known."""
-        return replace(self, images=images, truths=None, extents=extents)
+        return replace(self, images=images, truths=None, extents=extents, owners=None)
 
 
 def _centred(position: Tensor, length: Tensor) -> Tensor:
