@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from isocenter.errors import BadDataset
 from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs, Request
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.networks.value import ValueNetwork
@@ -35,8 +36,8 @@ from isocenter.records import Plan, Record, Stage
 
 WATCHED = 8
 """States of a validation case on which it is watched which way the network would go."""
-WALK, WATCH = 11, 12
-"""What chance is drawn for."""
+ACTING = 11
+"""Keeps the chance of a step of acting apart from that of samples."""
 
 
 class SearchSettings(Record):
@@ -199,24 +200,29 @@ class Search(Method):
         """Some states of a case with what every action earns there, by which learning is watched."""
         searches = self.searches([arrays], torch.device("cpu"))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        known = len(searches.known) > 0
+        if not known:
+            searches = replace(searches, known=torch.arange(len(self.plan.labels)))
         state = self.begin(searches, _drawn(searches, WATCHED, generator), generator)
-        rewards = [
-            searches.world.step(state, torch.full_like(state.index, action)).reward
-            for action in range(searches.world.actions)
-        ]
-        found = {**self.seen(searches, state), "rewards": torch.stack(rewards, dim=1)}
+        rewards = torch.ones(WATCHED, searches.world.actions)  # where nothing is to be found no way is wrong
+        if known:
+            actions = [torch.full_like(state.index, action) for action in range(searches.world.actions)]
+            rewards = torch.stack([searches.world.step(state, each).reward for each in actions], dim=1)
+        found = {**self.seen(searches, state), "rewards": rewards}
         return {name: value.numpy() for name, value in found.items()}
 
     def stream(self, cases: Mapping[str, Arrays], seed: int, first: int) -> Iterator[Batch]:
         """Act, remember, and draw what has been lived through, step after step."""
         searches = self.searches([cases[name] for name in cases], self.device)
+        if not len(searches.known):
+            raise BadDataset("no case that is learnt from says where a label lies.", cure="Check the truths.")
         network = cast(Searcher, self.modules["network"])
         if first == 0:
             network.starts.copy_(self.remembered(searches))
             follow(self.modules["target"], network, 1.0)
         step, state, ages = first, None, None
         while True:
-            rng = np.random.default_rng([seed, WALK, step])
+            rng = np.random.default_rng([seed, ACTING, step])
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
             if state is None or ages is None:
                 state = self._set_down(searches, generator)
