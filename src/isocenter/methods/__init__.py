@@ -23,6 +23,7 @@ DEFAULTS = {
     "counting": "counting/density",
     "detection": "detection/retinanet",
     "instances": "instances/stardist",
+    "localisation": "localisation/box_regression",
     "registration": "registration/voxelmorph",
     "segmentation": "segmentation/nnunet",
 }
