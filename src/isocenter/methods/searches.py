@@ -34,7 +34,7 @@ from isocenter.parts.reinforcement.replay import Replay
 from isocenter.parts.reinforcement.state import SearchState
 from isocenter.records import Plan, Record, Stage
 
-WATCHED = 8
+WATCHED = 64
 """States of a validation case on which it is watched which way the network would go."""
 ACTING = 11
 """Keeps the chance of a step of acting apart from that of samples."""
