@@ -33,10 +33,10 @@ def record(name: str, figures: dict[str, Any], command: str) -> Path:
 
 
 def _commit() -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip()
+    """The commit; `-dirty` where files differ from it."""
+    words = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "a copy outside the repository"
 
 
 def _version(package: str) -> str:

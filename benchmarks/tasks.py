@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,11 @@ def _chest(out: Path) -> Path:
     return folder if folder.exists() else write_dataset(folder, cases=60, seed=0)
 
 
-def _torso(out: Path) -> Path:
+def _torso(out: Path, *, slices: bool = False) -> Path:
     from isocenter.phantoms.torso import write_dataset
 
-    folder = out / "torso"
-    return folder if folder.exists() else write_dataset(folder, cases=63, seed=0)
+    folder = out / ("torso_slices" if slices else "torso")
+    return folder if folder.exists() else write_dataset(folder, cases=63, seed=0, slices=slices)
 
 
 def _shared(name: str) -> Callable[[Path], Path]:
@@ -124,6 +125,7 @@ DATASETS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "cells_50": ("counting", _cells),
     "nodules": ("detection", _chest),
     "organs": ("localisation", _torso),
+    "l3_slice": ("localisation", partial(_torso, slices=True)),
     "hippocampus_pairs": ("registration", _shared("hippocampus")),
 }
 

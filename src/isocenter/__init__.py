@@ -23,7 +23,6 @@ __version__ = "0.1.0"
 __all__ = ["compare", "evaluate", "load", "open", "plan", "predict", "report", "train"]
 
 #: What is used where neither the user nor a plan says.
-DEFAULT_METHOD = "segmentation/nnunet"
 DEFAULT_BUDGET = "1h"
 
 
@@ -45,7 +44,7 @@ def open(data: str | Path, *, task: str | None = None) -> Dataset:  # noqa: A001
 def plan(
     data: str | Path | Dataset,
     *,
-    method: str = DEFAULT_METHOD,
+    method: str | None = None,
     budget: str = DEFAULT_BUDGET,
     out: str | Path | None = None,
     seed: int = 0,
@@ -58,29 +57,32 @@ def plan(
 
     Args:
         data: An opened dataset, or what `open` takes.
-        method: A key of the catalogue, or a method file of the user's own.
+        method: A key of the catalogue, or a method file of the user's own; by default the usual one for the
+            task.
         budget: Training time per fold: `15m`, `2h` or `250 epochs`.
         out: A folder for `dataset.json`, `fingerprint.json` and `plan.json`; nothing is written without it.
         seed: What chance starts from: folds, weights, augmentation.
         device: `auto`, `cpu`, `cuda` or `mps`.
         workers: Processes beside the main one; by default as many as there are free cores.
         overrides: Values of the plan by dotted key, for example `{"training.batch": 4}`.
-        task: The question, where the dataset does not say it.
+        task: The question, where neither the method nor the dataset says it.
 
     Raises:
         BadDataset: The dataset cannot be measured.
         BadPlan: The method, the budget or an override cannot be followed.
     """
+    from isocenter.methods import default
     from isocenter.pipeline import fingerprint as measuring
     from isocenter.pipeline import plan as planning
     from isocenter.pipeline import progress
     from isocenter.records import Budget
 
     length = Budget.read(budget)
-    dataset = _dataset(data, task)
+    dataset = _dataset(data, task, method)
     with progress.bar("Measuring", total=len(dataset.cases)) as shown:
         fingerprint = measuring.measure(dataset, workers=workers, progress=shown.count)
-    made = planning.make(dataset, fingerprint, method, length, seed=seed, overrides=overrides, device=device)
+    chosen = method or default(dataset.task)
+    made = planning.make(dataset, fingerprint, chosen, length, seed=seed, overrides=overrides, device=device)
     if out is not None:
         for record, name in ((dataset, "dataset"), (fingerprint, "fingerprint"), (made, "plan")):
             record.save(Path(out) / f"{name}.json")
@@ -110,7 +112,8 @@ def train(
     Args:
         data: An opened dataset, or what `open` takes.
         out: The folder of the run; a `plan.json` that lies there is followed.
-        method: A key of the catalogue, or a method file of the user's own.
+        method: A key of the catalogue, or a method file of the user's own; by default the usual one for the
+            task.
         budget: Training time per fold: `15m`, `2h` or `250 epochs`.
         folds: Which folds of the cross-validation to run; None for all.
         start: A trained model folder to start from.
@@ -122,7 +125,7 @@ def train(
         overrides: Values of the plan by dotted key, for example `{"training.batch": 4}`.
         where: Run the folds one after another, in several processes here, or on a Ray cluster.
         track: Write the log for TensorBoard too, into `tensorboard/` beside `log.csv`.
-        task: The question, where the dataset does not say it.
+        task: The question, where neither the method nor the dataset says it.
 
     Raises:
         BadDataset: The dataset is not sound.
@@ -132,7 +135,7 @@ def train(
     from isocenter.pipeline import train as stage
 
     return stage.train(
-        _dataset(data, task),
+        _dataset(data, task, method),
         Path(out),
         method=method,
         budget=budget,
@@ -263,7 +266,7 @@ def compare(
         resume: Go on where the comparison was interrupted.
         device: `auto`, `cpu`, `cuda` or `mps`.
         workers: Processes beside the main one; by default as many as there are free cores.
-        task: The question, where the dataset does not say it.
+        task: The question, where neither the method nor the dataset says it.
 
     Raises:
         BadPlan: The contestants cannot be compared.
@@ -299,5 +302,12 @@ def load(model: str | Path, *, device: str = "auto") -> Model:
     return stage.load(Path(model), device=device)
 
 
-def _dataset(data: str | Path | Dataset, task: str | None) -> Dataset:
-    return open(data, task=task) if isinstance(data, str | Path) else data
+def _dataset(data: str | Path | Dataset, task: str | None, method: str | None = None) -> Dataset:
+    """The opened dataset; who names a method has said what is asked."""
+    if not isinstance(data, str | Path):
+        return data
+    if task is None and method is not None:
+        from isocenter.methods import task_of
+
+        task = task_of(method)
+    return open(data, task=task)

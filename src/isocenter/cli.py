@@ -83,7 +83,7 @@ class Decisions:
     """What the user may decide about a plan; the rest is decided by rules."""
 
     method: str | None = None
-    """A key of `isocenter methods`, or a file of your own; by default `segmentation/nnunet`."""
+    """A key of `isocenter methods`, or a file of your own; by default the usual one for the task."""
     budget: str | None = None
     """Training time per fold: `15m`, `2h`, `'250 epochs'`; by default `1h`."""
     seed: int = 0
@@ -175,7 +175,7 @@ def plan(
     """Measure a dataset and decide all that training needs, each value with its reason."""
     made = isocenter.plan(
         data,
-        method=decisions.method or isocenter.DEFAULT_METHOD,
+        method=decisions.method,
         budget=decisions.budget or isocenter.DEFAULT_BUDGET,
         out=out,
         seed=decisions.seed,

@@ -126,3 +126,11 @@ def test_a_file_that_fails_is_the_users_fault_and_says_why(tmp_path: Path, text:
 def test_a_card_that_is_no_literal_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadPlan, match="CARD must be a plain literal"):
         methods.card(_file(tmp_path, "clever.py", "CARD = {'title': str(1)}\n"))
+
+
+def test_every_task_with_methods_has_one_that_is_taken_by_default() -> None:
+    known = methods.catalogue()
+    assert {key.split("/")[0] for key in known} == methods.DEFAULTS.keys()
+    assert all(methods.default(task) in known for task in methods.DEFAULTS)
+    with pytest.raises(BadPlan, match="no method answers 'dowsing'"):
+        methods.default("dowsing")

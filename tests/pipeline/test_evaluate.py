@@ -298,3 +298,24 @@ def test_one_bad_answer_of_a_fold_does_not_lose_the_others(tmp_path: Path) -> No
     assert [case.failure is None for case in scored] == [True, False, False]
     assert {case.fold for case in scored} == {3}
     assert all(os.sep not in (case.failure or "") for case in scored)
+
+
+def test_pairs_of_single_images_are_asked_about_by_their_answers_names(tmp_path: Path) -> None:
+    from isocenter.images.formats.transforms import write_field
+
+    data = tmp_path / "data"
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        label = np.zeros((8, 8, 8), np.uint8)
+        label[2:5, 2:5, 2:5] = 1
+        for folder, array in (("images", rng.normal(size=(8, 8, 8)).astype(np.float32)), ("labels", label)):
+            images.write(array[None], data / folder / f"{name}.nii.gz", Geometry.plain((8, 8, 8)))
+    (data / "isocenter.json").write_text('{"labels": {"cube": 1}}')
+    still = np.zeros((3, 8, 8, 8), np.float32)
+    write_field(
+        tmp_path / "answers" / "a__to__b.nii.gz", still, images.read_geometry(data / "images" / "b.nii.gz")
+    )
+    scores = evaluate(tmp_path / "answers", data, task="registration")
+    assert [case.case for case in scores.cases] == ["a__to__b"]
+    assert scores.cases[0].values["cube"]["dice"] == 1
+    assert scores.cases[0].values["deformation"]["folding"] == 0

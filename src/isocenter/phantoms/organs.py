@@ -9,14 +9,12 @@ doi:10.1002/mrm.1910340618), Gaussian in CT.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import nibabel
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
@@ -24,7 +22,7 @@ from scipy import ndimage
 
 from isocenter import files
 from isocenter.errors import BadDataset, suggestion
-from isocenter.phantoms import anatomy
+from isocenter.phantoms import anatomy, storing
 from isocenter.phantoms.tissues import PROPERTIES, Properties, SpinEcho, Tissue
 
 LABELS = {"background": 0, "prostate": 1, "bladder": 2, "lesion": 3}
@@ -181,7 +179,7 @@ def write_dataset(
 
 
 def _write_case(folder: Path, number: int, seed: int, protocol: Protocol) -> dict[str, str]:
-    patient, visit = _visit(number, protocol.twice)
+    patient, visit = storing.visit_of(number, protocol.twice)
     site, sequence = protocol.sites[(patient + visit) % len(protocol.sites)]
     made = scan(
         np.random.default_rng((seed, patient)),
@@ -197,23 +195,9 @@ def _write_case(folder: Path, number: int, seed: int, protocol: Protocol) -> dic
         "patient": f"P{patient + 1:03d}",
         "group": site,
     }
-    _write_nifti(folder / row["image"], made.image, made.affine)
-    _write_nifti(folder / row["label"], made.label, made.affine)
+    storing.write_nifti(folder / row["image"], made.image, made.affine)
+    storing.write_nifti(folder / row["label"], made.label, made.affine)
     return row
-
-
-def _visit(number: int, twice: int) -> tuple[int, int]:
-    """Patient and visit of a case, where the first of each `twice` patients comes two times."""
-    block, place = divmod(number, twice + 1)
-    return block * twice + max(0, place - 1), int(place == 1)
-
-
-def _write_nifti(path: Path, array: NDArray[np.generic], affine: NDArray[np.float64]) -> None:
-    image: Any = nibabel.Nifti1Image(np.ascontiguousarray(array.T), affine)  # type: ignore[no-untyped-call]
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=1)
-    image.header.set_xyzt_units("mm")
-    files.write_bytes(path, gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
 
 
 def _slices(visit: Generator, protocol: Protocol) -> tuple[tuple[float, ...], tuple[int, ...]]:

@@ -277,7 +277,12 @@ def paint(patient: Patient, grid: Grid) -> tuple[Field, NDArray[np.uint8]]:
 
 
 def write_dataset(
-    folder: str | Path, cases: int = 60, seed: int = 0, *, protocol: Protocol | None = None
+    folder: str | Path,
+    cases: int = 60,
+    seed: int = 0,
+    *,
+    protocol: Protocol | None = None,
+    slices: bool = True,
 ) -> Path:
     """Write a dataset: `images/`, `labels/`, `slices.csv`, the manifest `cases.csv`, and `isocenter.json`.
 
@@ -290,6 +295,8 @@ def write_dataset(
         cases: How many scans.
         seed: Of everything.
         protocol: By default 84 x 60 x 96 voxels of 5 x 5 x 5.5 mm.
+        slices: Whether to write `slices.csv`. Where it lies, localisation asks for its slices; else for
+            the organs' boxes.
 
     Returns:
         The folder.
@@ -299,8 +306,9 @@ def write_dataset(
     """
     folder, protocol = Path(folder), protocol or Protocol()
     written = storing.each_case(lambda number: _write_case(folder, number, seed, protocol), cases)
-    columns = ("case", "label", "axis", "position_mm")
-    storing.write_table(folder / "slices.csv", columns, (place for _, place in written))
+    if slices:
+        columns = ("case", "label", "axis", "position_mm")
+        storing.write_table(folder / "slices.csv", columns, (place for _, place in written))
     columns = ("id", "image", "label", "patient")
     storing.write_table(folder / "cases.csv", columns, (row for row, _ in written))
     said = {"name": "phantom_torso", "channels": ["CT"], "labels": LABELS, "patient": storing.PATIENT}

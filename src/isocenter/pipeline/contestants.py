@@ -14,9 +14,7 @@ from isocenter import methods, tasks
 from isocenter.errors import BadDataset, BadModel, BadPlan, IsocenterError
 from isocenter.images.layouts import read_inputs
 from isocenter.parts.rules.topology import multiply_accumulates
-from isocenter.pipeline.evaluate import _answers as named_answers
-from isocenter.pipeline.evaluate import _names_of as names_of
-from isocenter.pipeline.evaluate import _scored as score_found
+from isocenter.pipeline.evaluate import named_answers, names_of, score_found
 from isocenter.pipeline.run import Run
 from isocenter.records import Case, CaseScore, Contestant, Dataset, Plan, Scores
 from isocenter.tasks.task import Task

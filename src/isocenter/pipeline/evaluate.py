@@ -85,11 +85,12 @@ def evaluate(
     """
     dataset = _dataset(Path(truths), task, labels)
     judge = tasks.load(dataset.task)
+    dataset = _asked(dataset, Path(answers), judge)
     found = _matched(dataset, Path(answers), judge, missing)
     if not dataset.labels:
         dataset = dataset.changed(labels=_labels(dataset, found, judge, workers))
     silent = judge.unnamed_is_empty and Path(answers).is_file()
-    scored = _scored(dataset, dataset.cases, found, None, workers, silent=silent)
+    scored = score_found(dataset, dataset.cases, found, None, workers, silent=silent)
     broken = [f"{case.case} ({case.failure})" for case in scored if case.failure not in (None, _NO_ANSWER)]
     if broken:
         raise BadDataset(f"{_count(broken, 'answer')} cannot be judged: {_listed(broken)}", where=answers)
@@ -123,7 +124,7 @@ def score_cases(
     judge = tasks.load(dataset.task)
     there = {_stem(path): path for path in judge.find(Path(answers))}
     found = {case.id: there.get(case.id) for case in wanted}
-    return _scored(dataset, wanted, found, fold, workers)
+    return score_found(dataset, wanted, found, fold, workers)
 
 
 def write_scores(path: Path | None, task: str, cases: Sequence[CaseScore]) -> Scores:
@@ -178,6 +179,17 @@ def _dataset(truths: Path, task: str | None, labels: Sequence[Label] | None) -> 
     if not cases:
         raise BadDataset("there is no truth in it.", where=truths)
     return whole.changed(cases=cases, **({} if labels is None else {"labels": tuple(labels)}))
+
+
+def _asked(dataset: Dataset, answers: Path, judge: Task) -> Dataset:
+    """The questions that the answers are named after, where cases alone are not what is asked."""
+    if not any(case.inputs and set(judge.inputs) - set(case.inputs) for case in dataset.cases):
+        return dataset
+    questions = []
+    for name in named_answers(answers, judge):
+        with contextlib.suppress(BadDataset):  # told as an answer without a truth
+            questions.append(judge.question(dataset, name))
+    return dataset.changed(cases=tuple(questions)) if questions else dataset
 
 
 def _of_one_file(truths: Path, task: str | None) -> Dataset | None:
@@ -282,12 +294,12 @@ def _matched(dataset: Dataset, answers: Path, judge: Task, missing: Missing) -> 
     Raises:
         BadDataset: A partner is missing, or a name fits two.
     """
-    named = _answers(answers, judge)
+    named = named_answers(answers, judge)
     bare = _grouped(named)
     found: dict[str, Path | None] = {}
     used: set[str] = set()
     for case in dataset.cases:
-        names = _names_of(case, dataset)
+        names = names_of(case, dataset)
         exact = {name for name in names if name in named}
         fitting = exact or {other for name in names for other in bare.get(_bare(name), ())}
         if len({named[name] for name in fitting}) > 1:
@@ -303,7 +315,7 @@ def _matched(dataset: Dataset, answers: Path, judge: Task, missing: Missing) -> 
     return found
 
 
-def _answers(answers: Path, judge: Task) -> dict[str, Path]:
+def named_answers(answers: Path, judge: Task) -> dict[str, Path]:
     """The file of each answer, by what it is called; one file may hold the answers to many cases."""
     if answers.is_dir():
         return _names(answers, judge)
@@ -315,7 +327,7 @@ def _answers(answers: Path, judge: Task) -> dict[str, Path]:
     return {case.id: answers for case in cases}
 
 
-def _names_of(case: Case, dataset: Dataset) -> list[str]:
+def names_of(case: Case, dataset: Dataset) -> list[str]:
     """What an answer to the case may be called."""
     sources = [file for file in case.truth.values() if isinstance(file, str)]
     sources += [file for inputs in case.inputs.values() for file in inputs[:1] if file]
@@ -385,7 +397,7 @@ class _Job:
     silent: bool = False
 
 
-def _scored(
+def score_found(
     dataset: Dataset,
     cases: Sequence[Case],
     found: Mapping[str, Path | None],

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isocenter.errors import BadPlan
-from isocenter.parts.networks.unet import CONVOLUTIONS, TRANSPOSED, Encoder, InstanceNorm
+from isocenter.parts.networks.unet import CONVOLUTIONS, TRANSPOSED, Encoder, InstanceNorm, initialise
 from isocenter.records import Network
 
 GROUPS = 16
@@ -72,7 +72,7 @@ class FeaturePyramid(nn.Module):
             self.up.extend(
                 TRANSPOSED[dims](channels, channels, step, stride=step, bias=False) for step in steps
             )
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
         """Maps (batch, channel, *space) of every level, finest first."""
@@ -131,7 +131,7 @@ class DenseHead(nn.Module):
         self.class_answer = last(channels, anchors * classes, 3, padding=1)
         self.delta_tower = _tower(dims, channels, depth, norm)
         self.delta_answer = last(channels, anchors * self.deltas, 3, padding=1)
-        self.apply(_initialise)
+        self.apply(initialise)
         for answer, start in ((self.class_answer, -math.log((1 - prior) / prior)), (self.delta_answer, 0.0)):
             weight, bias = answer.parameters()
             nn.init.normal_(weight, std=0.01)
@@ -173,13 +173,3 @@ def _tower(dims: int, channels: int, depth: int, norm: Norm) -> nn.Sequential:
 def _listed(answer: Tensor, numbers: int) -> Tensor:
     """(batch, anchors · numbers, *space) as (batch, places · anchors, numbers)."""
     return answer.flatten(2).transpose(1, 2).reshape(len(answer), -1, numbers)
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(
-        module,
-        nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d,
-    ):
-        nn.init.kaiming_normal_(module.weight, a=0.01)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -150,7 +150,7 @@ class UNet(nn.Module):
             self.heads.append(CONVOLUTIONS[dims](features, outputs, 1))
         if not plan.deep_supervision:
             self.heads = nn.ModuleList([self.heads[-1]])
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
         """Scores (batch, outputs, *space) of one or several levels, finest first."""
@@ -169,8 +169,12 @@ class UNet(nn.Module):
         return scores[::-1]
 
 
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+def initialise(module: nn.Module) -> None:
+    """Start a convolution as He et al. (ICCV 2015) do for leaky units; other modules stay as they are."""
+    if isinstance(
+        module,
+        nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d,
+    ):
         nn.init.kaiming_normal_(module.weight, a=0.01)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
