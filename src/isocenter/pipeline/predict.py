@@ -220,6 +220,7 @@ class Model:
         uncertainty: bool = False,
         maps: bool = False,
         mirror: bool | None = None,
+        given: Arrays | None = None,
         shown: Bar | None = None,
     ) -> Answer:
         """Answer for one image, or for several that belong together.
@@ -231,6 +232,7 @@ class Model:
             uncertainty: Keep the entropy of the probabilities.
             maps: Keep the method's own maps, such as attention gates.
             mirror: Average over mirrored images; None for what the plan says.
+            given: What is asked beside the images, see `Task.given`.
             shown: Advanced to 1 as tiles are done.
 
         Raises:
@@ -238,7 +240,7 @@ class Model:
         """
         inputs = self._read(source)
         with tempfile.TemporaryDirectory(prefix="isocenter-") as folder:
-            outputs, placement = self.outputs(inputs, Path(folder), mirror=mirror, shown=shown)
+            outputs, placement = self.outputs(inputs, Path(folder), mirror=mirror, given=given, shown=shown)
             first = self.members[0].methods[0]
             answer = first.polish(first.decode(outputs, placement), self.choice)
             answer = first.complete(answer, inputs)
@@ -276,7 +278,13 @@ class Model:
         }
 
     def outputs(
-        self, inputs: Sequence[Image], folder: Path, *, mirror: bool | None = None, shown: Bar | None = None
+        self,
+        inputs: Sequence[Image],
+        folder: Path,
+        *,
+        mirror: bool | None = None,
+        given: Arrays | None = None,
+        shown: Bar | None = None,
     ) -> tuple[Arrays, Placement]:
         """Averaged outputs on the first member's grid, and where that grid lies in the (first) file.
 
@@ -284,9 +292,10 @@ class Model:
             inputs: With the channels that the model knows.
             folder: Where outputs too large for memory are kept while they are needed.
             mirror: As for `predict`.
+            given: As for `predict`.
             shown: As for `predict`.
         """
-        answered = [self._of(member, inputs, mirror, folder, shown) for member in self.members]
+        answered = [self._of(member, inputs, mirror, folder, given or {}, shown) for member in self.members]
         if len(answered) == 1:
             return answered[0]
         return self.members[0].methods[0].combine(answered), answered[0][1]
@@ -297,6 +306,7 @@ class Model:
         inputs: Sequence[Image],
         mirror: bool | None,
         folder: Path,
+        given: Arrays,
         shown: Bar | None,
     ) -> tuple[Arrays, Placement]:
         axes = member.stage.prediction.mirror if mirror is not False else ()
@@ -304,7 +314,7 @@ class Model:
             warnings.warn(UNMIRRORED, IsocenterWarning, stacklevel=4)
             axes = tuple(range(member.stage.geometry.dims))
         arrays, placement = self._arrays(member, inputs, axes, folder)
-        return member.outputs(arrays, folder, mirror=axes, shown=shown), placement
+        return member.outputs(arrays | given, folder, mirror=axes, shown=shown), placement
 
     def _arrays(
         self, member: Member, inputs: Sequence[Image], axes: Sequence[int], folder: Path

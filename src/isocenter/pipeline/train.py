@@ -415,7 +415,7 @@ def _answer(
             first = inputs[model.task.inputs[0]]
             path = folder / f"{question.id}{model.task.suffix(plan.dims, first.source or '')}"
             if not path.exists():
-                model.predict(inputs).save(path)
+                model.predict(inputs, given=model.task.given(dataset, question)).save(path)
             shown.reach(done)
     computing.wait()
     return folder

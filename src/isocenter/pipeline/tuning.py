@@ -48,7 +48,9 @@ def tune(model: Model, dataset: Dataset, cases: Sequence[str], folder: Path) -> 
 def _trial(model: Model, dataset: Dataset, question: Case) -> Trial:
     inputs = read_inputs(dataset, question)
     with tempfile.TemporaryDirectory(prefix="isocenter-") as folder:
-        outputs, placement = model.outputs(list(inputs.values()), Path(folder))
+        outputs, placement = model.outputs(
+            list(inputs.values()), Path(folder), given=model.task.given(dataset, question)
+        )
         kept = {name: np.array(value) for name, value in outputs.items()}
     return Trial(kept, placement, model.task.read_truth(dataset, question))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from isocenter import images
@@ -46,6 +47,10 @@ class SingleImage:
     def question(self, dataset: Dataset, name: str) -> Case:
         """The case of that id."""
         return dataset.case(name)
+
+    def given(self, dataset: Dataset, case: Case) -> dict[str, NDArray[Any]]:
+        """Nothing: the image is all there is."""
+        return {}
 
     def truth_from(self, file: str) -> dict[str, JsonValue]:
         """How a case names a truth that lies in one file."""

@@ -140,6 +140,10 @@ class Task(Protocol):
     def question(self, dataset: Dataset, name: str) -> Case:
         """The question of that id."""
 
+    def given(self, dataset: Dataset, case: Case) -> dict[str, NDArray[Any]]:
+        """What a question tells besides its images, as arrays that a method's `respond` sees among the others:
+        the class that is asked for, a seed."""
+
     # ------------------------------------------------------------------------------------------- the truth
 
     def read_truth(self, dataset: Dataset, case: Case) -> Any:
