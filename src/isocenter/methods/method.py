@@ -119,6 +119,11 @@ class Method:
         """The networks, by name."""
         raise NotImplementedError
 
+    def lay(self, image: Image) -> tuple[Arrays, Placement] | None:
+        """The arrays of one input, and where they lie in it; None for an image that is cropped, brought to
+        order and resampled like any other."""
+        return None
+
     def prepare(self, arrays: Arrays) -> Arrays:
         """Add or change arrays of one case, once, before they are cached."""
         return arrays

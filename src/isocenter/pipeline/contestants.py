@@ -315,7 +315,10 @@ def _case_seconds(run: Run, rows: Sequence[CaseScore], device: str) -> float | N
         model = Model(run, folds=None if fold is None else [fold], device=device)
         for row in rows[:_TIMED_CASES]:
             began = time.monotonic()
-            model.predict(read_inputs(dataset, model.task.question(dataset, row.case)))
+            question = model.task.question(dataset, row.case)
+            model.predict(
+                read_inputs(dataset, question, model.task.read), given=model.task.given(dataset, question)
+            )
             took.append(time.monotonic() - began)
             if sum(took) > _TIMED_SECONDS:
                 break

@@ -343,7 +343,7 @@ class Model:
     def _read_one(self, source: Files) -> Image:
         if not isinstance(source, Image):
             sources = [source] if isinstance(source, str | Path) else list(source)
-            source = images.read_channels(sources)
+            source = self.task.read([str(each) for each in sources])
         if source.channels != len(self.plan.channels):
             names = ", ".join(channel.name for channel in self.plan.channels)
             raise BadDataset(
@@ -405,7 +405,7 @@ def predict(
     """
     model = load(folder, device=device)
     fingerprint = model.run.fingerprint
-    wanted = list(expand(inputs, len(model.plan.channels)))
+    wanted = list(expand(inputs, len(model.plan.channels), model.task))
     paths = _named(wanted, out, model)
     still = _still(model, fixed)
     computing_threads = torch.get_num_threads() if workers is None else workers
@@ -415,7 +415,7 @@ def predict(
     ):
         for done, (sources, path) in enumerate(zip(wanted, paths, strict=True)):
             if overwrite or not path.exists():
-                image = images.read_channels(sources)
+                image = model.task.read(sources)
                 _warn_if_unfamiliar(image, fingerprint)
                 answer = model.predict(
                     {**still, model.task.inputs[-1]: image},
@@ -435,8 +435,8 @@ def _still(model: Model, fixed: str | Path | None) -> dict[str, Files]:
         return {}
     if "fixed" not in model.task.inputs:
         raise BadPlan(f"a model for {model.task.name} takes no fixed image.", cure="Leave --fixed out.")
-    channels = next(iter(expand([fixed], len(model.plan.channels))))
-    return {"fixed": images.read_channels(channels)}
+    channels = next(iter(expand([fixed], len(model.plan.channels), model.task)))
+    return {"fixed": model.task.read(channels)}
 
 
 def _warn_if_unfamiliar(image: Image, fingerprint: Fingerprint) -> None:
@@ -457,7 +457,7 @@ def _save(model: Model, answer: Answer, path: Path) -> None:
     model.task.save(answer.answer, path, answer.image)
 
 
-def expand(inputs: Sequence[str | Path], channels: int) -> Iterator[list[str]]:
+def expand(inputs: Sequence[str | Path], channels: int, task: Task) -> Iterator[list[str]]:
     """One list of channel files per image that the inputs name.
 
     A file is an image; a folder is a DICOM series or is searched. With several channels, files named
@@ -471,7 +471,7 @@ def expand(inputs: Sequence[str | Path], channels: int) -> Iterator[list[str]]:
         path = Path(str(given).split("::", maxsplit=1)[0])
         if not path.exists():
             raise BadDataset("there is no such file or folder.", where=given)
-        found = images.find(path) if path.is_dir() and "::" not in str(given) else [str(given)]
+        found = task.sources(str(given))
         if not found:
             raise BadDataset("no readable image lies here.", where=given)
         sources += found
@@ -504,7 +504,7 @@ def _named(wanted: Sequence[Sequence[str]], out: Path, model: Model) -> list[Pat
     """An answer's file for each input: the input's own name."""
     paths = []
     for sources in wanted:
-        name = images.stem(sources[0])
+        name = model.task.called(str(sources[0]))
         if len(sources) > 1 and (matched := CHANNEL_NUMBER.match(name)):
             name = matched["name"]
         paths.append(out / f"{name}{model.task.suffix(model.plan.dims, str(sources[0]))}")

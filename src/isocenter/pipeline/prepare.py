@@ -91,13 +91,20 @@ def prepare_inputs(images: Sequence[Image], method: Method) -> tuple[Arrays, Pla
     parts: list[Arrays] = []
     placements = []
     for image in images:
-        array, placement = prepare_image(image, method.stage)
-        part: Arrays = {IMAGE: array}
+        part, placement = _laid(image, method)
         if method.companions or method.oriented:
             part["grid"] = placement.grid.affine
         parts.append(part)
         placements.append(placement)
     return parts[0] if len(parts) == 1 else method.join(parts), placements[0]
+
+
+def _laid(image: Image, method: Method) -> tuple[Arrays, Placement]:
+    own = method.lay(image)
+    if own is not None:
+        return own
+    array, placement = prepare_image(image, method.stage)
+    return {IMAGE: array}, placement
 
 
 def prepare_case(dataset: Dataset, case: Case, method: Method) -> tuple[Arrays, Placement]:
@@ -112,7 +119,7 @@ def prepare_case(dataset: Dataset, case: Case, method: Method) -> tuple[Arrays, 
     task = tasks.load(method.plan.task)
     parts, placements = [], []
     for part in single_images(case, task.inputs):
-        arrays, placement = prepare_inputs([read_image(dataset, part)], method)
+        arrays, placement = prepare_inputs([read_image(dataset, part, read=task.read)], method)
         if part.truth:
             arrays |= task.place(task.read_truth(dataset, part), placement, dataset)
         parts.append(arrays)

@@ -23,6 +23,7 @@ from isocenter import tasks
 from isocenter.errors import IsocenterError, IsocenterWarning, RunFailed
 from isocenter.images.image import Image
 from isocenter.images.layouts import read_image
+from isocenter.images.layouts.draft import FEATURES
 from isocenter.images.layouts.listing import unreadable
 from isocenter.images.placement import nonzero_box
 from isocenter.pipeline.prepare import single_images
@@ -99,7 +100,9 @@ def examine(dataset: Dataset, case: Case, draws: int = DRAWS_PER_CASE) -> Examin
     """Read one case and measure it. A fault becomes a finding, so that all cases are heard."""
     task = tasks.load(dataset.task)
     try:
-        parts = [(part, read_image(dataset, part)) for part in single_images(case, task.inputs)]
+        parts = [
+            (part, read_image(dataset, part, read=task.read)) for part in single_images(case, task.inputs)
+        ]
         seen = [task.measure(task.read_truth(dataset, part), image, dataset, part) for part, image in parts]
     except IsocenterError as error:
         place = error.where or dataset.root
@@ -150,6 +153,8 @@ def _channel_findings(dataset: Dataset, case: Case, image: Image) -> list[Findin
 
 
 def _voxel_findings(dataset: Dataset, case: Case, image: Image) -> list[Finding]:
+    if all(channel.modality == FEATURES for channel in dataset.channels):
+        return []  # rows of numbers, no picture
     findings = [_constant(dataset, case, at) for at, one in enumerate(image.array) if one.min() == one.max()]
     if min(image.shape) < _FEWEST:
         slices = image.shape[0] == 1 and image.dims == 3

@@ -46,7 +46,7 @@ def tune(model: Model, dataset: Dataset, cases: Sequence[str], folder: Path) -> 
 
 
 def _trial(model: Model, dataset: Dataset, question: Case) -> Trial:
-    inputs = read_inputs(dataset, question)
+    inputs = read_inputs(dataset, question, model.task.read)
     with tempfile.TemporaryDirectory(prefix="isocenter-") as folder:
         outputs, placement = model.outputs(
             list(inputs.values()), Path(folder), given=model.task.given(dataset, question)

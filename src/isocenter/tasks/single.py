@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from isocenter import images
 from isocenter.errors import BadDataset
+from isocenter.images.image import Image
 from isocenter.images.layouts.draft import TRUTH
 from isocenter.parts.metrics.statistics import mean_intervals
 from isocenter.records import Case, CaseScore, Dataset, Label
@@ -47,6 +48,18 @@ class SingleImage:
     def question(self, dataset: Dataset, name: str) -> Case:
         """The case of that id."""
         return dataset.case(name)
+
+    def read(self, sources: Sequence[str]) -> Image:
+        """The image of these files, one a channel."""
+        return images.read_channels(sources)
+
+    def sources(self, path: str) -> list[str]:
+        """The file or DICOM series itself, or all readable images below a folder."""
+        return images.find(path) if "::" not in path and Path(path).is_dir() else [path]
+
+    def called(self, source: str) -> str:
+        """The file's name."""
+        return images.stem(source)
 
     def given(self, dataset: Dataset, case: Case) -> dict[str, NDArray[Any]]:
         """Nothing: the image is all there is."""

@@ -140,6 +140,15 @@ class Task(Protocol):
     def question(self, dataset: Dataset, name: str) -> Case:
         """The question of that id."""
 
+    def read(self, sources: Sequence[str]) -> Image:
+        """One input from its files, one a channel: an image; what is too large for that, as its overview."""
+
+    def sources(self, path: str) -> list[str]:
+        """The inputs that a file or folder holds, each to be answered by itself."""
+
+    def called(self, source: str) -> str:
+        """What an input is called, without folder and suffix."""
+
     def given(self, dataset: Dataset, case: Case) -> dict[str, NDArray[Any]]:
         """What a question tells besides its images, as arrays that a method's `respond` sees among the others:
         the class that is asked for, a seed."""

@@ -8,7 +8,7 @@ inside a dataset's folder is in `listing.py`, what a person may add in `declarat
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,9 @@ _LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Declaration], Draf
     (tables.recognises, tables.read),
     (manifest.recognises_images, manifest.read),
 )
+
+Read = Callable[[Sequence[str]], Image]
+"""Makes one input of its files, one a channel."""
 
 NUMBERED = ("instances", "detection", "counting")
 """Tasks about single objects: their label files number objects, unless something declares otherwise."""
@@ -90,8 +93,10 @@ def recognises(path: Path, task: str | None = None) -> bool:
     return any(recognises(path) for recognises, _ in _LAYOUTS)
 
 
-def read_image(dataset: Dataset, case: Case, role: str = IMAGE) -> Image:
+def read_image(dataset: Dataset, case: Case, role: str = IMAGE, read: Read = images.read_channels) -> Image:
     """A case's channels on one grid, `(c, *spatial)`; `role` names one of several images.
+
+    `read` makes one input of its files, where a task's inputs are no images that lie whole in a file.
 
     Raises:
         BadDataset: A channel is missing.
@@ -105,17 +110,17 @@ def read_image(dataset: Dataset, case: Case, role: str = IMAGE) -> Image:
             where=dataset.root,
             cure="Add the file, or take the case out of the dataset.",
         )
-    return images.read_channels([str(dataset.path(str(file))) for file in files])
+    return read([str(dataset.path(str(file))) for file in files])
 
 
-def read_inputs(dataset: Dataset, case: Case) -> dict[str, Image]:
+def read_inputs(dataset: Dataset, case: Case, read: Read = images.read_channels) -> dict[str, Image]:
     """All images of a case, by role.
 
     Raises:
         BadDataset: A channel is missing.
         UnreadableFile: A file cannot be read, or channels do not fit each other.
     """
-    return {role: read_image(dataset, case, role) for role in case.inputs}
+    return {role: read_image(dataset, case, role, read) for role in case.inputs}
 
 
 def read_truth(dataset: Dataset, case: Case) -> Image:

@@ -15,6 +15,9 @@ IMAGE = "image"
 TRUTH = "label"
 """The key of a case's truth that names its label file."""
 
+FEATURES = "features"
+"""The modality of rows of numbers that make no picture."""
+
 _MODALITIES = {
     "ct": r"ct|computed tomography|ct scan|cbct",
     "mri": r"mri?|t[12]\w*|flair|pd|pdw|adc|dwi|swi|t1gd|[\w-]*_?(t1w|t2w|t2star|flair|pdw)",
