@@ -254,10 +254,10 @@ def compare(
     """Compare methods, finished runs and folders of answers on the same cases; the page lies in `out`.
 
     Args:
-        data: An opened dataset, or what `open` takes.
+        data: An opened dataset, or what `open` takes; where only answers are compared, also files of truths
+            without images, as for `evaluate`.
         methods: Keys of the catalogue, method files, run folders or answers from any tool (a folder, or one
-            file that names its cases);
-            `name=` before one of them gives it another name.
+            file that names its cases); `name=` before one of them gives it another name.
         out: The folder for `comparison.json`, `.csv` and `.html`; methods are trained in folders below it.
         budget: Training time per fold of each method.
         folds: Which folds of the cross-validation to train; None for all.
@@ -277,7 +277,8 @@ def compare(
     from isocenter.pipeline import compare as stage
 
     terms = stage.Terms(budget, folds, seed, resume, missing, device, workers)
-    return stage.compare(_dataset(data, task), methods, Path(out), terms)
+    dataset = stage.asked(Path(data), methods, task, workers) if isinstance(data, str | Path) else data
+    return stage.compare(dataset, methods, Path(out), terms)
 
 
 def report(run: str | Path) -> Path:

@@ -395,3 +395,26 @@ def test_counts_in_one_table_are_compared_and_fewer_errors_are_better(counted: P
     assert "RMSE" in page[page.index('id="scores"') : page.index('id="significance"')]
     with pytest.raises(BadDataset, match="does not name the cases"):
         entrants([str(data / "labels" / "field_0.png"), str(tables["far"])], "counting")
+
+
+def test_files_of_answers_are_compared_by_a_file_of_truths_without_any_image(tmp_path: Path) -> None:
+    (tmp_path / "truth.csv").write_text("case,label\n" + "".join(f"c{n},{'ab'[n % 2]}\n" for n in range(12)))
+    for name, sure in (("good", 0.9), ("poor", 0.4)):
+        rows = "".join(
+            f"c{n},{1 - sure if n % 2 else sure},{sure if n % 2 else 1 - sure}\n" for n in range(12)
+        )
+        (tmp_path / f"{name}.csv").write_text(f"case,a,b\n{rows}")
+    words = [f"{name}={tmp_path / name}.csv" for name in ("good", "poor")]
+    result = isocenter.compare(tmp_path / "truth.csv", words, tmp_path / "out", task="classification")
+    by_name = {each.name: each.summary["all"]["accuracy"].mean for each in result.contestants}
+    assert by_name == {"good": 1.0, "poor": 0.0}
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "ROC curves over 12 cases" in page
+
+
+def test_a_method_is_not_compared_by_a_file_of_truths(tmp_path: Path) -> None:
+    (tmp_path / "truth.csv").write_text("case,label\nc0,a\nc1,b\n")
+    (tmp_path / "good.csv").write_text("case,a,b\nc0,1,0\nc1,0,1\n")
+    words = [str(tmp_path / "good.csv"), "segmentation/unet"]
+    with pytest.raises(BadDataset, match="image"):
+        isocenter.compare(tmp_path / "truth.csv", words, tmp_path / "out", task="classification")

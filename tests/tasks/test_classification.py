@@ -238,12 +238,21 @@ def test_the_fingerprint_is_told_which_classes_a_case_has() -> None:
 
 
 def test_two_classes_that_exclude_each_other_have_one_curve() -> None:
-    (chart,) = TASK.charts(a_set())
+    (chart,) = TASK.charts({"": a_set()})
     root = ElementTree.fromstring(chart.svg)
     assert sum(element.get("fill-opacity") is not None for element in root.iter()) == 1
     assert "30 cases" in chart.caption
-    assert TASK.charts([]) == ()
-    assert TASK.charts(a_set(1)) == ()
+    assert TASK.charts({"": []}) == ()
+    assert TASK.charts({"": a_set(1)}) == ()
+
+
+def test_several_who_answered_share_one_picture_of_each_class() -> None:
+    (chart,) = TASK.charts({"a network": a_set(), "a <reader>": a_set()})
+    assert "a network" in chart.svg
+    assert "a &lt;reader&gt;" in chart.svg
+    assert chart.caption.startswith("dog: ROC curves over")
+    crowd = {f"reader {number}": a_set() for number in range(8)}
+    assert TASK.charts(crowd)[0].caption.endswith("2 more contestants are not shown.")
 
 
 def test_a_case_is_drawn_with_what_it_is_and_what_was_answered() -> None:

@@ -235,11 +235,18 @@ def test_charts_show_froc_with_a_band() -> None:
         judged(answer_of([[0, 0, 9, 9], [50, 50, 59, 59]], [0.9, 0.7]), truth_of([[0, 0, 9, 9]]), "a"),
         judged(answer_of([[20, 20, 29, 29]], [0.5]), truth_of([[20, 20, 29, 29]]), "b"),
     ]
-    (chart,) = TASK.charts(cases)
+    (chart,) = TASK.charts({"": cases})
     assert chart.svg.startswith("<svg")
     assert "fill-opacity" in chart.svg
     assert "2 images" in chart.caption
-    assert TASK.charts([]) == ()
+    assert TASK.charts({"": []}) == ()
+
+
+def test_several_who_answered_share_one_picture() -> None:
+    cases = [judged(answer_of([[0, 0, 9, 9]], [0.9]), truth_of([[0, 0, 9, 9]]), name) for name in "ab"]
+    (chart,) = TASK.charts({"a network": cases, "a reader": cases})
+    assert "a network, CPM 1.000" in chart.svg
+    assert "a reader, CPM 1.000" in chart.svg
 
 
 # ----------------------------------------------------------------------------------------- files and pictures

@@ -19,7 +19,7 @@ from isocenter.errors import BadDataset, BadPlan
 from isocenter.images import layouts
 from isocenter.parts.metrics import ranking, statistics
 from isocenter.parts.metrics.ranking import Contest
-from isocenter.pipeline import contestants, progress
+from isocenter.pipeline import contestants, evaluate, progress
 from isocenter.pipeline.contestants import Entrant, Missing
 from isocenter.pipeline.report_pages.measures import Measures
 from isocenter.records import CaseScore, Comparison, Contestant, Dataset, Interval, PairedTest, Ranking
@@ -107,6 +107,21 @@ def compare(dataset: Dataset, words: Sequence[str], out: Path, terms: Terms = Te
     result = conclude(dataset, found, [*notes, *_remarks(found)], volumes)
     write(result, dataset, out, {e.name: folders.get(e.name, Path(e.source)) for e in standing})
     return result
+
+
+def asked(data: Path, words: Sequence[str], task: str | None, workers: int | None) -> Dataset:
+    """What is asked: a dataset's questions or, where only answers are compared, those of files of truths.
+
+    Raises:
+        BadDataset: It is neither.
+    """
+    try:
+        return layouts.open_dataset(data, task)
+    except BadDataset:
+        given = contestants.answers_alone(words)
+        if not given:
+            raise
+    return evaluate.asked(data, given, task, workers)
 
 
 def _judged(entrant: Entrant, dataset: Dataset, cases: Sequence[str], terms: Terms) -> tuple[CaseScore, ...]:

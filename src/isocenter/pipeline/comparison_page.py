@@ -194,9 +194,11 @@ def _tables(result: Comparison, measures: Sequence[str]) -> list[dict[str, Any]]
             (
                 each.name,
                 [
-                    {
+                    {"measure": measure, "interval": None, "best": False, "test": None}
+                    if _mean(each, label, measure) is None
+                    else {
                         "measure": measure,
-                        "interval": each.summary.get(label, {}).get(measure),
+                        "interval": each.summary[label][measure],
                         "best": best.get((label, measure)) == each.name,
                         "test": tests.get((label, measure, each.name)),
                     }
@@ -216,15 +218,16 @@ def _pooled(result: Comparison, measures: Sequence[str]) -> list[dict[str, Any]]
         rows = [
             (measure, [each.summary.get(label, {}).get(measure) for each in result.contestants])
             for measure in measures
+            if any(_mean(each, label, measure) is not None for each in result.contestants)
         ]
-        if any(interval is not None for _, found in rows for interval in found):
+        if rows:
             tables.append({"label": "Mean over labels" if label == MEAN else label, "rows": rows})
     return tables
 
 
-def _curves(result: Comparison, words: Measures) -> list[tuple[str, Picture]]:
-    """The task's charts of all cases together, contestant by contestant."""
-    return [(each.name, chart) for each in result.contestants for chart in words.task.charts(each.cases)]
+def _curves(result: Comparison, words: Measures) -> tuple[Picture, ...]:
+    """The task's charts of all cases together, contestants side by side in each."""
+    return words.task.charts({each.name: each.cases for each in result.contestants})
 
 
 def _boxes(result: Comparison, pooled: Sequence[str], words: Measures) -> list[contest_charts.PairedPlot]:
@@ -331,8 +334,9 @@ def _pictures(
     cases: Sequence[str],
     words: Measures,
 ) -> list[tuple[str, list[tuple[str, Picture, float | None]]]]:
-    """Each case as every contestant answered it; cases whose files cannot be read are left out."""
-    questions = [words.task.question(dataset, case) for case in cases]
+    """Each case as every contestant answered it; cases without images or readable files are left out."""
+    asked = [words.task.question(dataset, case) for case in cases]
+    questions = [question for question in asked if set(words.task.inputs) <= set(question.inputs)]
     found = {each.name: _files(folders[each.name], each, dataset, questions) for each in result.contestants}
     shown = []
     for question in questions:

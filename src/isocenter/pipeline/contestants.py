@@ -71,10 +71,24 @@ def entrants(words: Sequence[str], task: str) -> tuple[Entrant, ...]:
     return found
 
 
-def _entrant(word: str, task: str) -> Entrant:
+def answers_alone(words: Sequence[str]) -> list[Path]:
+    """The folders and files of answers that are compared; none unless all contestants are such."""
+    sources = [Path(_parted(word.strip())[1]) for word in words if word.strip()]
+    alone = all(
+        source.exists() and source.suffix != ".py" and not (source / "plan.json").is_file()
+        for source in sources
+    )
+    return sources if alone else []
+
+
+def _parted(word: str) -> tuple[str, str]:
+    """The name that a contestant is given, empty where it is given none, and what stands for it."""
     name, equals, source = word.partition("=")
-    if not equals or Path(word).exists():
-        name, source = "", word
+    return (name, source) if equals and not Path(word).exists() else ("", word)
+
+
+def _entrant(word: str, task: str) -> Entrant:
+    name, source = _parted(word)
     if Path(source).is_dir():
         kind = _folder_kind(Path(source), tasks.load(task))
         return Entrant(_name(name or Path(source).resolve().name, word), kind, source)

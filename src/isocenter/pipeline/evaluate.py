@@ -83,18 +83,45 @@ def evaluate(
         BadDataset: Partners are missing, names are ambiguous, grids differ, or there is nothing to judge.
         UnreadableFile: A truth cannot be read.
     """
-    dataset = _dataset(Path(truths), task, labels)
+    dataset = _asked(_dataset(Path(truths), task, labels), [Path(answers)])
     judge = tasks.load(dataset.task)
-    dataset = _asked(dataset, Path(answers), judge)
     found = _matched(dataset, Path(answers), judge, missing)
-    if not dataset.labels:
-        dataset = dataset.changed(labels=_labels(dataset, found, judge, workers))
+    dataset = _labelled(dataset, [found], workers)
     silent = judge.unnamed_is_empty and Path(answers).is_file()
     scored = score_found(dataset, dataset.cases, found, None, workers, silent=silent)
     broken = [f"{case.case} ({case.failure})" for case in scored if case.failure not in (None, _NO_ANSWER)]
     if broken:
         raise BadDataset(f"{_count(broken, 'answer')} cannot be judged: {_listed(broken)}", where=answers)
     return write_scores(None if out is None else Path(out) / "scores.json", judge.name, scored)
+
+
+def asked(
+    truths: Path, answers: Sequence[Path], task: str | None = None, workers: int | None = None
+) -> Dataset:
+    """What files of truths ask of several who answered: their cases, and the labels that occur on any side.
+
+    Args:
+        truths: A folder of files, a dataset, or one file that names its cases.
+        answers: Folders of files, or files that name their cases.
+        task: What the files answer; by default what the dataset asks, or segmentation.
+        workers: Processes that look for labels; by default all cores, or one for small files.
+
+    Raises:
+        BadDataset: There is no truth.
+        UnreadableFile: A truth cannot be read.
+    """
+    dataset = _asked(_dataset(Path(truths), task, None), answers)
+    judge = tasks.load(dataset.task)
+    found = []
+    for each in answers:
+        named = named_answers(each, judge)
+        found.append(
+            {
+                case.id: next((named[name] for name in names_of(case, dataset) if name in named), None)
+                for case in dataset.cases
+            }
+        )
+    return _labelled(dataset, found, workers)
 
 
 def score_cases(
@@ -181,12 +208,13 @@ def _dataset(truths: Path, task: str | None, labels: Sequence[Label] | None) -> 
     return whole.changed(cases=cases, **({} if labels is None else {"labels": tuple(labels)}))
 
 
-def _asked(dataset: Dataset, answers: Path, judge: Task) -> Dataset:
-    """The questions that the answers are named after, where cases alone are not what is asked."""
+def _asked(dataset: Dataset, answers: Sequence[Path]) -> Dataset:
+    """The questions that answers are named after, where cases alone are not what is asked."""
+    judge = tasks.load(dataset.task)
     if not any(case.inputs and set(judge.inputs) - set(case.inputs) for case in dataset.cases):
         return dataset
     questions = []
-    for name in named_answers(answers, judge):
+    for name in _in_order(name for each in answers for name in named_answers(each, judge)):
         with contextlib.suppress(BadDataset):  # told as an answer without a truth
             questions.append(judge.question(dataset, name))
     return dataset.changed(cases=tuple(questions)) if questions else dataset
@@ -411,13 +439,16 @@ def score_found(
     return _each(_score, jobs, workers, f"Judging {len(jobs)} cases")
 
 
-def _labels(
-    dataset: Dataset, found: Mapping[str, Path | None], judge: Task, workers: int | None
-) -> tuple[Label, ...]:
-    jobs = [_Job(dataset.changed(cases=(case,)), found[case.id]) for case in dataset.cases]
+def _labelled(dataset: Dataset, found: Sequence[Mapping[str, Path | None]], workers: int | None) -> Dataset:
+    """The dataset with the labels that occur on any side, where it names none."""
+    if dataset.labels:
+        return dataset
+    jobs = [
+        _Job(dataset.changed(cases=(case,)), answers[case.id]) for answers in found for case in dataset.cases
+    ]
     seen = _each(_observe, jobs, workers, "Looking for labels")
     every: set[int | str] = set().union(*seen)
-    return judge.labels(every)
+    return dataset.changed(labels=tasks.load(dataset.task).labels(every))
 
 
 def _score(job: _Job) -> CaseScore:

@@ -140,7 +140,7 @@ def _content(run: Contents) -> dict[str, Any]:
         "headline_name": words.name(task.headline),
         "patients": len({case.patient for case in cases}),
         "scores": _score_tables(run.scores, words),
-        "curves": task.charts(cases) if cases else (),
+        "curves": task.charts({"": cases}) if cases else (),
         "boxes": _boxes(run.scores, words),
         "groups": _groups(run.scores, words),
         "cases": _case_table(ranked, run.scores, leading, words),

@@ -14,15 +14,16 @@ from pydantic import JsonValue
 from isocenter import images
 from isocenter.errors import BadDataset
 from isocenter.images.image import Image
+from isocenter.images.layouts.classes import CLASS, CLASSES, SEPARATOR
 from isocenter.images.layouts.draft import IMAGE, TRUTH
 from isocenter.images.placement import Placement
 from isocenter.parts.metrics.classification import ALL, LOGIT, PROBABILITY, Pool, pooled
 from isocenter.records import Case, CaseScore, Dataset, Finding, Label
 from isocenter.tasks import case_files
 from isocenter.tasks.class_files import (
-    SEPARATOR,
     Classified,
     Scored,
+    answered,
     classified,
     read_classified,
     read_scored,
@@ -101,6 +102,8 @@ class Classification(SingleImage):
             UnreadableFile: The table cannot be read.
         """
         said, declared = case.truth.get(TRUTH), [label.name for label in dataset.labels]
+        if (named := _named(case, declared, dataset.root)) is not None:
+            return named
         if isinstance(said, list):
             words = SEPARATOR.join(map(str, said))
             return classified(case.id, words, declared, exclusive=False, where=dataset.root)
@@ -204,15 +207,18 @@ class Classification(SingleImage):
             return {}
         return _pool([case.evidence for case in judged], [case.patient for case in judged]).judged()
 
-    def charts(self, cases: Sequence[CaseScore]) -> tuple[Picture, ...]:
-        """The ROC curve of every class, with its band over patients."""
-        from isocenter.tasks.pictures.roc import roc_chart
+    def charts(self, sets: Mapping[str, Sequence[CaseScore]]) -> tuple[Picture, ...]:
+        """The ROC curve of every class, with its band over patients; of several sets, class by class."""
+        from isocenter.tasks.pictures.roc import roc_charts
 
-        judged = [case for case in cases if case.evidence]
-        if not judged:
-            return ()
-        chart = roc_chart(_pool([case.evidence for case in judged], [case.patient for case in judged]))
-        return () if chart is None else (chart,)
+        judged = {name: [case for case in cases if case.evidence] for name, cases in sets.items()}
+        return roc_charts(
+            {
+                name: _pool([case.evidence for case in cases], [case.patient for case in cases])
+                for name, cases in judged.items()
+                if cases
+            }
+        )
 
     def draw(
         self, image: Image, answer: Scored, truth: Classified, facts: Facts, among: Sequence[Scored] = ()
@@ -226,6 +232,19 @@ class Classification(SingleImage):
         shown = pixels(image, seen, index, (slice(0, rows), slice(0, columns)), facts)
         drawn = svg(shown, "", seen.spacing(grid), seen)
         return Picture(drawn, f"{seen.named(index, grid)}; {_words(answer, truth)}.", seen.axis is None)
+
+
+def _named(case: Case, names: Sequence[str], where: str) -> Classified | None:
+    """The classes that a dataset itself names of a case; None where it names none."""
+    only, several = case.truth.get(CLASS), case.truth.get(CLASSES)
+    if isinstance(only, list):
+        words = SEPARATOR.join(map(str, only))
+        return classified(case.id, words, names or [words], exclusive=True, where=where)
+    if isinstance(several, Mapping):
+        return answered(case.id, several, names or list(several), where)
+    if isinstance(several, list):
+        return classified(case.id, SEPARATOR.join(map(str, several)), names, exclusive=False, where=where)
+    return None
 
 
 def _words(answer: Scored, truth: Classified) -> str:

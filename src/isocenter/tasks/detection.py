@@ -278,12 +278,15 @@ class Detection(SingleImage):
         }
         return summary
 
-    def charts(self, cases: Sequence[CaseScore]) -> tuple[Picture, ...]:
-        """The FROC curve of every label, with its band over patients."""
-        from isocenter.tasks.pictures.froc import froc_chart
+    def charts(self, sets: Mapping[str, Sequence[CaseScore]]) -> tuple[Picture, ...]:
+        """The FROC curve of every label, with its band over patients; of several sets, label by label."""
+        from isocenter.tasks.pictures.froc import froc_charts
 
-        pools = {name: pool.overlap for name, pool in _pools(cases).items() if pool.overlap.findings.any()}
-        return (froc_chart(pools),) if pools else ()
+        found = {
+            who: {name: pool.overlap for name, pool in _pools(cases).items() if pool.overlap.findings.any()}
+            for who, cases in sets.items()
+        }
+        return froc_charts(found)
 
     def draw(
         self,

@@ -98,7 +98,7 @@ class SingleImage:
         named = sorted({case.group for case in cases if case.group is not None})
         return {name: self.summarise([case for case in cases if case.group == name]) for name in named}
 
-    def charts(self, cases: Sequence[CaseScore]) -> tuple[Picture, ...]:
+    def charts(self, sets: Mapping[str, Sequence[CaseScore]]) -> tuple[Picture, ...]:
         """None: single cases say it all."""
         return ()
 

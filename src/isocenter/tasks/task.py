@@ -219,5 +219,9 @@ class Task(Protocol):
     def draw(self, image: Image, answer: Any, truth: Any, facts: Facts, among: Sequence[Any] = ()) -> Picture:
         """The picture in the report; `among` others' answers, what is shown suits all of them."""
 
-    def charts(self, cases: Sequence[CaseScore]) -> tuple[Picture, ...]:
-        """Pictures of a whole set, such as curves with their bands."""
+    def charts(self, sets: Mapping[str, Sequence[CaseScore]]) -> tuple[Picture, ...]:
+        """Pictures of a whole set, such as curves with their bands.
+
+        Args:
+            sets: The same cases by the name of who answered: one set, or several to be seen in one picture.
+        """

@@ -1,4 +1,4 @@
-"""The FROC curve of a set: sensitivity against false positives per image, with its band over patients."""
+"""FROC curves: sensitivity against false positives per image, with their bands over patients."""
 
 from __future__ import annotations
 
@@ -21,25 +21,45 @@ _FIRST, _LAST = CPM_RATES[0], CPM_RATES[-1]
 _STEPS = 61
 
 
-def froc_chart(pools: Mapping[str, FrocPool]) -> Picture:
-    """Draw a curve for each label on LUNA16's axis of false positives, from 1/8 to 8, in equal octaves.
+def froc_charts(sets: Mapping[str, Mapping[str, FrocPool]]) -> tuple[Picture, ...]:
+    """Draw the labels of one set in one picture; of several sets, each label with a curve for every set.
+
+    The axis of false positives is LUNA16's, from 1/8 to 8, in equal octaves. Curves beyond the sixth are left
+    out, which the caption says.
 
     Args:
-        pools: By label, the candidates of all images; labels beyond the sixth are left out.
+        sets: By the name of who answered and by label, the candidates of all images.
     """
+    if len(sets) == 1:
+        pools = next(iter(sets.values()))
+        return (_picture(pools, "FROC", "labels"),) if pools else ()
+    labels = dict.fromkeys(label for pools in sets.values() for label in pools)
+    return tuple(
+        _picture(
+            {who: pools[label] for who, pools in sets.items() if label in pools},
+            f"{label}: FROC" if len(labels) > 1 else "FROC",
+            "contestants",
+        )
+        for label in labels
+    )
+
+
+def _picture(pools: Mapping[str, FrocPool], title: str, what: str) -> Picture:
     rates = np.geomspace(_FIRST, _LAST, _STEPS)
     shown = list(pools.items())[: len(COLOURS)]
     drawn = [_curve(pool, rates, colour) for (_, pool), colour in zip(shown, COLOURS, strict=False)]
-    names = [_name(name, place, pool) for place, (name, pool) in enumerate(shown)]
+    names = [
+        _name(name, len(shown) - 1 - place, pool, COLOURS[place]) for place, (name, pool) in enumerate(shown)
+    ]
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" '
         f'height="{_HEIGHT}" font-family="sans-serif" font-size="12" fill="#444">'
         f"{_axes()}{''.join(drawn)}{''.join(names)}</svg>"
     )
     first = next(iter(pools.values()))
-    left_out = f" {len(pools) - len(shown)} more labels are not shown." if len(pools) > len(shown) else ""
+    left_out = f" {len(pools) - len(shown)} more {what} are not shown." if len(pools) > len(shown) else ""
     caption = (
-        f"FROC over {int(first.scans.sum())} images: share of findings that are found, by the false "
+        f"{title} over {int(first.scans.sum())} images: share of findings that are found, by the false "
         f"positives per image that are accepted for it; bands hold 95 % of draws of patients.{left_out}"
     )
     return Picture(svg, caption, flat=True)
@@ -88,8 +108,8 @@ def _axes() -> str:
     return "".join(lines)
 
 
-def _name(name: str, place: int, pool: FrocPool) -> str:
+def _name(name: str, place: int, pool: FrocPool, colour: str) -> str:
     cpm = float(pool.cpm(np.ones((1, pool.scans.size)))[0])
     y = _BOTTOM - 12 - 16 * place
     words = f"{escape(name)}, CPM {cpm:.3f}"
-    return f'<text x="{_RIGHT - 6}" y="{y}" text-anchor="end" fill="{COLOURS[place]}">{words}</text>'
+    return f'<text x="{_RIGHT - 6}" y="{y}" text-anchor="end" fill="{colour}">{words}</text>'

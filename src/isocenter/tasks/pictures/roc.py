@@ -1,7 +1,9 @@
-"""The ROC curves of a set: one for each class, with its band over patients."""
+"""The ROC curves of a set, one for each class, or of several sets, with their bands over patients."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -18,68 +20,107 @@ _WIDTH, _HEIGHT = 440, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 428, 12, 372
 _SHADE, _FAINT, _FEW = 0.18, 0.07, 3
 _PLACES = np.linspace(0, 1, 101)
+_OVER = (
+    " over {cases} cases, and the area under each; bands hold the sensitivity in 95 % of draws of patients."
+)
 
 Floats = NDArray[np.float64]
 
 
-def roc_chart(pool: Pool) -> Picture | None:
-    """Draw a curve for each class, or the first six of most cases; None where no class has one.
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """What one curve is drawn of.
 
-    Bands are 95 % bootstrap limits of the sensitivity over patients, at each specificity.
+    Attributes:
+        name: What it is called in the picture.
+        scores: (case,) more being surer.
+        truth: (case,) 0 or 1.
+        patients: Whose each case is.
     """
+
+    name: str
+    scores: Floats
+    truth: Floats
+    patients: Sequence[str]
+
+    @classmethod
+    def of(cls, pool: Pool, place: int, name: str) -> Ranked:
+        """One class of a set, over the cases of which it is known."""
+        known = np.flatnonzero(np.isfinite(pool.truth[:, place]))
+        patients = [pool.patients[case] for case in known]
+        return cls(name, pool.ranks[known, place], pool.truth[known, place], patients)
+
+
+def roc_charts(pools: Mapping[str, Pool]) -> tuple[Picture, ...]:
+    """Draw the classes of one set in one picture; of several sets, each class with a curve for every set.
+
+    Bands are 95 % bootstrap limits of the sensitivity over patients, at each specificity. Classes and sets
+    beyond the sixth are left out, the rarest classes first, which the caption says.
+
+    Args:
+        pools: Sets of the same cases, by the name of who answered.
+    """
+    if not pools:
+        return ()
+    first = next(iter(pools.values()))
+    shown, left_out = _classes(first)
+    if not shown:
+        return ()
+    more = f" {left_out} rarer classes are not shown." if left_out else ""
+    if len(pools) == 1:
+        lines = [Ranked.of(first, place, first.names[place]) for place in shown]
+        return (_picture(lines, f"ROC curves{_OVER.format(cases=len(first.patients))}{more}"),)
+    who = list(pools.items())[: len(COLOURS)]
+    if len(pools) > len(who):
+        more += f" {len(pools) - len(who)} more contestants are not shown."
+    return tuple(
+        _picture(
+            [Ranked.of(pool, place, name) for name, pool in who],
+            f"{first.names[place]}: ROC curves{_OVER.format(cases=len(first.patients))}{more}",
+        )
+        for place in shown
+    )
+
+
+def _classes(pool: Pool) -> tuple[list[int], int]:
+    """The classes that have a curve, those of most cases first, and how many more there are."""
     known = np.isfinite(pool.truth)
     yes = (pool.truth == 1).sum(axis=0)
     some = [place for place in range(len(pool.names)) if 0 < yes[place] < known[:, place].sum()]
-    if not some:
-        return None
-    # Of two classes that exclude each other, the second's curve is the first's turned round.
-    two = pool.exclusive and len(pool.names) == 2
-    shown = some[-1:] if two else sorted(some, key=lambda place: -yes[place])[: len(COLOURS)]
-    curves = [
-        _curve(pool, place, colour, len(shown) > _FEW) for place, colour in zip(shown, COLOURS, strict=False)
-    ]
-    first = _BOTTOM - 12 - 16 * (len(shown) - 1)
-    names = [
-        _name(pool, place, colour, first + 16 * at)
-        for at, (place, colour) in enumerate(zip(shown, COLOURS, strict=False))
-    ]
+    if pool.exclusive and len(pool.names) == 2:
+        return some[-1:], 0  # the other class's curve is this one turned round
+    shown = sorted(some, key=lambda place: -yes[place])[: len(COLOURS)]
+    return shown, len(some) - len(shown)
+
+
+def _picture(lines: Sequence[Ranked], caption: str) -> Picture:
+    coloured = list(zip(lines, COLOURS, strict=False))
+    curves = [_curve(line, colour, len(lines) > _FEW) for line, colour in coloured]
+    first = _BOTTOM - 12 - 16 * (len(lines) - 1)
+    names = [_name(line, colour, first + 16 * at) for at, (line, colour) in enumerate(coloured)]
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" '
         f'height="{_HEIGHT}" font-family="sans-serif" font-size="12" fill="#444">'
         f"{_axes()}{''.join(curves)}{''.join(names)}</svg>"
     )
-    return Picture(svg, _caption(pool, len(some) - len(shown) if not two else 0), flat=True)
+    return Picture(svg, caption, flat=True)
 
 
-def _caption(pool: Pool, left_out: int) -> str:
-    words = (
-        f"ROC curves over {len(pool.patients)} cases, and the area under each; bands hold the sensitivity in "
-        "95 % of draws of patients."
-    )
-    return words + (f" {left_out} rarer classes are not shown." if left_out else "")
-
-
-def _of(pool: Pool, place: int) -> tuple[Floats, Floats, list[str]]:
-    known = np.flatnonzero(np.isfinite(pool.truth[:, place]))
-    patients = [pool.patients[case] for case in known]
-    return pool.ranks[known, place], pool.truth[known, place], patients
-
-
-def _curve(pool: Pool, place: int, colour: str, crowded: bool) -> str:
-    scores, truth, patients = _of(pool, place)
-    curve = roc(scores, truth)
+def _curve(line: Ranked, colour: str, crowded: bool) -> str:
+    curve = roc(line.scores, line.truth)
     if curve is None:
         return ""
     shade = ""
-    limits = roc_band(scores, truth, patients, _PLACES) if len(set(patients)) > 1 else None
+    several = len(set(line.patients)) > 1
+    limits = roc_band(line.scores, line.truth, line.patients, _PLACES) if several else None
     if limits is not None:
         low, high = limits
         outline = [*_points(_PLACES, high), *_points(_PLACES[::-1], low[::-1])]
         opacity = _FAINT if crowded else _SHADE
         shade = f'<path d="M{"L".join(outline)}Z" fill="{colour}" fill-opacity="{opacity}"/>'
-    line = "L".join(_points(curve.x, curve.y))
+    path = "L".join(_points(curve.x, curve.y))
     return (
-        f'{shade}<path d="M{line}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"/>'
+        f'{shade}<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"/>'
     )
 
 
@@ -112,12 +153,12 @@ def _axes() -> str:
     )
 
 
-def _name(pool: Pool, place: int, colour: str, y: float) -> str:
-    scores, truth, _ = _of(pool, place)
-    words = f"{escape(pool.names[place])} {roc_auc(scores, truth) or 0:.3f} ({int(truth.sum())} cases)"
-    place_of = f'x="{_RIGHT - 6}" y="{y}" text-anchor="end"'
+def _name(line: Ranked, colour: str, y: float) -> str:
+    area = roc_auc(line.scores, line.truth) or 0
+    words = f"{escape(line.name)} {area:.3f} ({int(line.truth.sum())} cases)"
+    place = f'x="{_RIGHT - 6}" y="{y}" text-anchor="end"'
     # The white line below is a text of its own: not every viewer paints strokes first.
     return (
-        f'<text {place_of} stroke="#fff" stroke-width="4" stroke-linejoin="round">{words}</text>'
-        f'<text {place_of} fill="{colour}">{words}</text>'
+        f'<text {place} stroke="#fff" stroke-width="4" stroke-linejoin="round">{words}</text>'
+        f'<text {place} fill="{colour}">{words}</text>'
     )
