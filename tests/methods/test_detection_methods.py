@@ -26,9 +26,9 @@ from isocenter.methods.boxes import (
     strongest,
     worthwhile,
 )
-from isocenter.methods.detection.faster_rcnn import FasterRCNN, _regions
 from isocenter.methods.detection.retinanet import RetinaNet
 from isocenter.methods.method import Arrays, Batch, Method, Outputs, Request, Trial
+from isocenter.methods.proposals import RegionDetector, _regions
 from isocenter.parts.augment.augmenter import Augmenter, Parameters
 from isocenter.parts.augment.spatial import SpatialMap
 from isocenter.parts.encodings.anchors import BACKGROUND, IGNORED
@@ -350,7 +350,7 @@ def test_the_deltas_of_the_paper_are_what_smooth_l1_compares(built: Built) -> No
 
 
 def test_faster_rcnn_answers_equally_many_boxes_for_every_image(built: Built) -> None:
-    method = cast(FasterRCNN, detector(built, "detection/faster_rcnn", 2))
+    method = cast(RegionDetector, detector(built, "detection/faster_rcnn", 2))
     images = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 1, *SHAPE)).astype(np.float32))
     with torch.inference_mode():
         given = method.forward({"image": images})

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from isocenter.errors import BadPlan
 from isocenter.images.placement import Placement, boxes_in_file
-from isocenter.methods.method import Arrays, Network, Outputs, Speed, Trial
+from isocenter.methods.method import Arrays, Method, Network, Outputs, Speed, Trial
 from isocenter.methods.objects import extents
 from isocenter.methods.supervised import SupervisedMaps
 from isocenter.parts.augment.augmenter import Kind
@@ -29,7 +29,7 @@ from isocenter.parts.encodings.anchors import BACKGROUND, IGNORED, anchors
 from isocenter.parts.encodings.boxes import centres, clip, contained, iou, sides, volumes
 from isocenter.parts.encodings.suppression import nms_by_class, weighted_fusion
 from isocenter.parts.metrics.detection import area_below
-from isocenter.parts.networks.pyramid import FeaturePyramid
+from isocenter.parts.networks.pyramid import FeaturePyramid, Upsampling
 from isocenter.parts.rules.anchors import VOXELS_ACROSS, anchor_plan
 from isocenter.parts.stitching.tiles import tile_starts
 from isocenter.records import Budget, Fingerprint, Machine, Plan, Record, Stage
@@ -109,7 +109,74 @@ class TrueObjects:
     ignored: Tensor
 
 
-class Detector(SupervisedMaps):
+class BoxAnswers(Method):
+    """A method whose outputs are candidates in voxels of the prepared image: `boxes` (n, 2 d), `scores` (n,)
+    and `classes` (n,)."""
+
+    tiled: ClassVar[bool] = False
+
+    def merge(self, several: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
+        """Boxes of several folds that mean one object, averaged (weighted box clustering)."""
+        if len(several) == 1:
+            return dict(several[0])
+        chosen = [self._chosen(outputs, self._overlap) for outputs in several]
+        boxes, scores, classes = (torch.cat(parts) for parts in zip(*chosen, strict=True))
+        views = torch.repeat_interleave(
+            torch.arange(len(chosen)), torch.tensor([len(part[0]) for part in chosen])
+        )
+        fused = weighted_fusion(
+            boxes, scores, SAME, expected=float(len(several)), views=views, classes=classes
+        )
+        return {
+            "boxes": fused.boxes.numpy(),
+            "scores": fused.scores.numpy(),
+            "classes": classes[fused.best].numpy(),
+        }
+
+    def decode(self, outputs: Mapping[str, np.ndarray], placement: Placement) -> Detections:
+        """Of candidates on one object the best, in voxels of the file."""
+        threshold = self.tuned.get("threshold", THRESHOLD)
+        return self._answer(outputs, placement, self._overlap, cast(float, threshold))
+
+    @property
+    def _overlap(self) -> float:
+        return cast(float, self.tuned.get("overlap", OVERLAPS[0]))
+
+    def _chosen(self, outputs: Mapping[str, np.ndarray], overlap: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and classes that are left: of each class the best `MOST`, none on another."""
+        boxes, scores, classes = (torch.from_numpy(np.array(outputs[name])) for name in PARTS)
+        kept = nms_by_class(boxes, scores, classes, overlap)
+        best = [kept[classes[kept] == number][:MOST] for number in range(len(self.plan.labels))]
+        kept = torch.cat(best)
+        return boxes[kept], scores[kept], classes[kept]
+
+    def _answer(
+        self, outputs: Mapping[str, np.ndarray], placement: Placement, overlap: float, threshold: float
+    ) -> Detections:
+        boxes, scores, classes = self._chosen(outputs, overlap)
+        return Detections(
+            boxes=boxes_in_file(boxes.numpy(), placement),
+            scores=scores.double().numpy(),
+            labels=classes.numpy(),
+            geometry=placement.geometry,
+            names=tuple(label.name for label in self.plan.labels),
+            threshold=threshold,
+        )
+
+    def tune(self, trials: Callable[[], Iterator[Trial]]) -> dict[str, Any]:
+        """`overlap`, from which boxes drop each other, by mean AP; then the score with the best F1."""
+        evidence: dict[float, list[Mapping[str, Any]]] = {overlap: [] for overlap in OVERLAPS}
+        for trial in islice(trials(), TRIALS):
+            for overlap, judged in evidence.items():
+                answer = self._answer(trial.outputs, trial.placement, overlap, THRESHOLD)
+                judged.append(cast(Any, TASK.evidence(answer, trial.truth, self.plan)["labels"]))
+        names = [label.name for label in self.plan.labels]
+        dims = self.plan.dims
+        best = max(OVERLAPS, key=lambda overlap: mean_precision(evidence[overlap], names, dims))
+        return {"overlap": best, "threshold": best_threshold(evidence[best], names, dims)}
+
+
+class Detector(BoxAnswers, SupervisedMaps):
     """A network that answers each patch with boxes, scores and classes.
 
     A method's file overrides `network`, `targets`, `loss` and `forward`, which gives for every image of a
@@ -119,7 +186,6 @@ class Detector(SupervisedMaps):
 
     Settings: ClassVar[type[Record]] = BoxSettings
     kinds: ClassVar[Mapping[str, Kind]] = {"image": "intensity", "faces": "point"}
-    tiled: ClassVar[bool] = False
 
     def __init__(self, plan: Plan, stage: Stage) -> None:
         settings: Any = self.Settings.parse(plan.settings, where="settings")
@@ -237,66 +303,6 @@ class Detector(SupervisedMaps):
         boxes, scores, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
         return {"boxes": boxes.numpy(), "scores": scores.numpy(), "classes": classes.numpy()}
 
-    def merge(self, several: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
-        """Boxes of several folds that mean one object, averaged (weighted box clustering)."""
-        if len(several) == 1:
-            return dict(several[0])
-        chosen = [self._chosen(outputs, self._overlap) for outputs in several]
-        boxes, scores, classes = (torch.cat(parts) for parts in zip(*chosen, strict=True))
-        views = torch.repeat_interleave(
-            torch.arange(len(chosen)), torch.tensor([len(part[0]) for part in chosen])
-        )
-        fused = weighted_fusion(
-            boxes, scores, SAME, expected=float(len(several)), views=views, classes=classes
-        )
-        return {
-            "boxes": fused.boxes.numpy(),
-            "scores": fused.scores.numpy(),
-            "classes": classes[fused.best].numpy(),
-        }
-
-    def decode(self, outputs: Mapping[str, np.ndarray], placement: Placement) -> Detections:
-        """Of candidates on one object the best, in voxels of the file."""
-        threshold = self.tuned.get("threshold", THRESHOLD)
-        return self._answer(outputs, placement, self._overlap, cast(float, threshold))
-
-    @property
-    def _overlap(self) -> float:
-        return cast(float, self.tuned.get("overlap", OVERLAPS[0]))
-
-    def _chosen(self, outputs: Mapping[str, np.ndarray], overlap: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and classes that are left: of each class the best `MOST`, none on another."""
-        boxes, scores, classes = (torch.from_numpy(np.array(outputs[name])) for name in PARTS)
-        kept = nms_by_class(boxes, scores, classes, overlap)
-        best = [kept[classes[kept] == number][:MOST] for number in range(len(self.plan.labels))]
-        kept = torch.cat(best)
-        return boxes[kept], scores[kept], classes[kept]
-
-    def _answer(
-        self, outputs: Mapping[str, np.ndarray], placement: Placement, overlap: float, threshold: float
-    ) -> Detections:
-        boxes, scores, classes = self._chosen(outputs, overlap)
-        return Detections(
-            boxes=boxes_in_file(boxes.numpy(), placement),
-            scores=scores.double().numpy(),
-            labels=classes.numpy(),
-            geometry=placement.geometry,
-            names=tuple(label.name for label in self.plan.labels),
-            threshold=threshold,
-        )
-
-    def tune(self, trials: Callable[[], Iterator[Trial]]) -> dict[str, Any]:
-        """`overlap`, from which boxes drop each other, by mean AP; then the score with the best F1."""
-        evidence: dict[float, list[Mapping[str, Any]]] = {overlap: [] for overlap in OVERLAPS}
-        for trial in islice(trials(), TRIALS):
-            for overlap, judged in evidence.items():
-                answer = self._answer(trial.outputs, trial.placement, overlap, THRESHOLD)
-                judged.append(cast(Any, TASK.evidence(answer, trial.truth, self.plan)["labels"]))
-        names = [label.name for label in self.plan.labels]
-        dims = self.stage.geometry.dims
-        best = max(OVERLAPS, key=lambda overlap: mean_precision(evidence[overlap], names, dims))
-        return {"overlap": best, "threshold": best_threshold(evidence[best], names, dims)}
-
 
 # ------------------------------------------------------------------------------------------------- levels
 
@@ -340,14 +346,17 @@ class Pyramid(nn.Module):
         plan: The encoder.
         ladder: Which of its levels look for objects.
         inputs: Channels of the image.
+        upsampling: On the way to finer maps, as `FeaturePyramid` knows it.
     """
 
-    def __init__(self, plan: NetworkPlan, ladder: Ladder, inputs: int) -> None:
+    def __init__(
+        self, plan: NetworkPlan, ladder: Ladder, inputs: int, upsampling: Upsampling = "nearest"
+    ) -> None:
         super().__init__()
         low, high = CHANNELS
         self.channels = max(low, min(high, plan.features[min(ladder.finest + 1, len(plan.features) - 1)]))
         self.levels = len(ladder.strides)
-        self.maps = FeaturePyramid(plan, inputs, self.channels, finest=ladder.finest)
+        self.maps = FeaturePyramid(plan, inputs, self.channels, finest=ladder.finest, upsampling=upsampling)
         for level in range(self.levels, len(self.maps.smooth)):  # coarser ones only inform the finer
             self.maps.smooth[level] = nn.Identity()
 

@@ -18,6 +18,7 @@ GROUPS = 16
 """Groups that a head's channels are normalised in, where they divide by so many."""
 
 Norm = Literal["group", "instance", "none"]
+Upsampling = Literal["nearest", "transposed"]
 
 
 class FeaturePyramid(nn.Module):
@@ -49,7 +50,7 @@ class FeaturePyramid(nn.Module):
         channels: int,
         *,
         finest: int = 0,
-        upsampling: Literal["nearest", "transposed"] = "nearest",
+        upsampling: Upsampling = "nearest",
     ) -> None:
         super().__init__()
         if not 0 <= finest < len(plan.features):
