@@ -87,7 +87,7 @@ def built_of(key: str, dims: int) -> Method:
         settings=settings.model_dump(mode="json"),
     )
     seed_step(0, 0)
-    return kind(plan, plan.stages[0])
+    return kind.at(plan.stages[0])(plan, plan.stages[0])
 
 
 @pytest.fixture(scope="session")

@@ -101,6 +101,11 @@ class Method:
         """Channels of intensity that a sample has; those of the image where nothing else is said."""
         return len(self.plan.channels)
 
+    @classmethod
+    def at(cls, stage: Stage) -> type[Method]:
+        """The class that learns and answers a stage; another one where stages have little in common."""
+        return cls
+
     # -------------------------------------------------------------------------------------- before training
 
     @classmethod

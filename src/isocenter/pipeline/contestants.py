@@ -293,7 +293,8 @@ def costs(folder: Path, rows: Sequence[CaseScore], device: str) -> dict[str, Any
 
 
 def _parameters(plan: Plan, stage: str) -> int:
-    method = methods.load(plan.method)(plan, plan.stage(stage))
+    own = plan.stage(stage)
+    method = methods.load(plan.method).at(own)(plan, own)
     return sum(parameter.numel() for parameter in method.modules.parameters())
 
 
@@ -311,7 +312,7 @@ def _work(plan: Plan, name: str) -> float | None:
     stage = plan.stage(name)
     if stage.network is None:
         return None if _parameters(plan, name) else 0.0
-    method = methods.load(plan.method)(plan, stage)
+    method = methods.load(plan.method).at(stage)(plan, stage)
     roles = len(tasks.load(plan.task).inputs)
     channels = roles * len(plan.channels) + (len(plan.labels) if stage.after else 0)
     outputs = sum(method.outputs.values()) if method.tiled else len(plan.labels) + 1

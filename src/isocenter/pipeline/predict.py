@@ -199,7 +199,7 @@ class Model:
         stage = self.plan.stage(name)
         where = computing.machine(device)
         compute = Compute.start(where, stage.training.changed(precision=where.precision))
-        kind = methods.load(self.plan.method)
+        kind = methods.load(self.plan.method).at(stage)
         loaded = []
         for number in folds:
             method = kind(self.plan, stage)
@@ -370,9 +370,9 @@ def load(folder: str | Path, *, device: str = "auto") -> Model:
 
 
 def default_members(plan: Plan) -> tuple[str, ...]:
-    """The stage that answers where nothing was chosen: full resolution in 3D, else the last."""
-    names = [stage.name for stage in plan.stages]
-    return ("3d_fullres",) if "3d_fullres" in names else (names[-1],)
+    """What answers where nothing was chosen: full resolution in 3D, else the last, with what repeats it."""
+    names = [stage.name for stage in plan.stages if stage.repeats is None]
+    return plan.together("3d_fullres" if "3d_fullres" in names else names[-1])
 
 
 # --------------------------------------------------------------------------------------------- many files

@@ -41,7 +41,7 @@ def stopwatch(
             folds=(),
             settings=settings.model_dump(mode="json"),
         )
-        return seconds_per_step(methods.load(key)(plan, stage), machine)
+        return seconds_per_step(methods.load(key).at(stage)(plan, stage), machine)
 
     return measure
 

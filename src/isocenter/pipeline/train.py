@@ -12,6 +12,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import isocenter
 from isocenter import compute as computing
 from isocenter import files, methods, tasks
@@ -201,7 +203,7 @@ def estimate(plan: Plan, folds: int) -> str:
     names = ", ".join(stage.name for stage in plan.stages)
     fold = plan.folds[0]
     cases = len(fold.train) + len(fold.validation)
-    voxels = sum(prod(stage.geometry.median_shape) for stage in plan.stages)
+    voxels = sum(prod(stage.geometry.median_shape) for stage in plan.stages if stage.repeats is None)
     disk = voxels * cases * (4 * len(plan.channels) + 2) / GIB
     memory = max(step_gb(plan, stage) for stage in plan.stages)
     seconds = plan.budget.seconds
@@ -277,8 +279,9 @@ def train_stage(run: Run, name: str, number: int, surroundings: Surroundings, sp
     fold = plan.folds[number]
     where = computing.machine(surroundings.device)
     compute = Compute.start(where, stage.training)
-    seed_step(plan.seed, 0)
-    method = methods.load(plan.method)(plan, stage)
+    seed = _seed(plan, stage)
+    seed_step(seed, 0)
+    method = methods.load(plan.method).at(stage)(plan, stage)
     with computing.first_before_others():
         prepared = _prepared(run, method, fold, surroundings)
     if surroundings.start is not None:
@@ -290,7 +293,7 @@ def train_stage(run: Run, name: str, number: int, surroundings: Surroundings, sp
         fold,
         folder,
         compute,
-        plan.seed,
+        seed,
         workers=surroundings.workers,
         spent=spent + time.monotonic() - began,
         track=surroundings.track,
@@ -301,6 +304,14 @@ def train_stage(run: Run, name: str, number: int, surroundings: Surroundings, sp
     with computing.first_before_others():
         if computing.rank_and_world()[0] == 0:
             _tune(run, method, number, surroundings)
+
+
+def _seed(plan: Plan, stage: Stage) -> int:
+    """What a stage's chance starts from: the plan's seed, or one of its own where it repeats another."""
+    if stage.repeats is None:
+        return plan.seed
+    place = [each.name for each in plan.stages].index(stage.name)
+    return int(np.random.SeedSequence([plan.seed, place]).generate_state(1)[0])
 
 
 def _tune(run: Run, method: Method, number: int, surroundings: Surroundings) -> None:
@@ -422,17 +433,12 @@ def _answer(
 
 
 def score_fold(run: Run, number: int, surroundings: Surroundings) -> None:
-    """Answer and score a fold's held-out cases with every stage; with several stages also their average."""
-    plan, dataset = run.plan, run.dataset
+    """Answer and score a fold's held-out cases with every network and with their averages."""
+    plan = run.plan
     cases = plan.folds[number].test
-    for stage in plan.stages:
-        folder = run.stage(number, stage.name, len(plan.stages))
-        answers = answer_fold(run, number, stage.name, surroundings)
-        _score(run, number, answers, folder)
-    for members in choose.ensembles(plan):
-        name = choose.title(members)
-        folder = run.fold(number) / name
-        answers = _answer(run, folder / "answers", cases, dataset, members, number, surroundings)
+    for members in choose.candidates(plan):
+        folder = choose.folder(run, plan, number, members)
+        answers = _answer(run, folder / "answers", cases, run.dataset, members, number, surroundings)
         _score(run, number, answers, folder)
 
 
