@@ -268,6 +268,7 @@ class Geometry(Section):
     """The grid the network sees: spacing in mm, patch in voxels, in array order.
 
     A 2D network on volumes slices across `slice_axis`: spacing and shape have three entries, the patch two.
+    With `own_grid` every image keeps its own voxels and `spacing_mm` only says how large they usually are.
     """
 
     dims: Literal[1, 2, 3]
@@ -278,6 +279,7 @@ class Geometry(Section):
     anisotropic_axis: int | None = None
     image_order: int = 3
     through_order: int = 0
+    own_grid: bool = False
 
 
 class ChannelScheme(Record):

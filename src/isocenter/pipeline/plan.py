@@ -255,6 +255,7 @@ SAYINGS = {
     "geometry.patch": Saying("Patch", "{} voxels"),
     "geometry.slice_axis": Saying("Slices across axis"),
     "geometry.anisotropic_axis": Saying("Axis with coarse voxels"),
+    "geometry.own_grid": Saying("Images keep their own voxels"),
     "geometry.image_order": Saying("Interpolation", "order {}"),
     "geometry.through_order": Saying("Interpolation along the coarse axis", "order {}"),
     "normalisation.nonzero": Saying("Only where the image is not zero"),

@@ -59,7 +59,8 @@ def prepare_image(image: Image, stage: Stage) -> tuple[np.ndarray, Placement]:
         float32 (channel, *space) on the network's grid, and how to come back from there.
     """
     start, cropped = nonzero_box(image.array)
-    shape = network_shape(cropped, image.spacing_mm, stage.geometry.spacing_mm)
+    target = image.spacing_mm if stage.geometry.own_grid else stage.geometry.spacing_mm
+    shape = network_shape(cropped, image.spacing_mm, target)
     placement = Placement(image.geometry, start, cropped, shape)
     box = np.asarray(image.array[(slice(None), *placement.box)], dtype=np.float32)
     return resample(_normalised(box, stage.normalisation), shape, _orders(stage)), placement
