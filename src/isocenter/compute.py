@@ -208,6 +208,7 @@ class Compute:
             return torch.optim.AdamW(
                 parameters,
                 lr=plan.learning_rate,
+                betas=(plan.momentum, 0.999),
                 weight_decay=plan.weight_decay,
                 fused=self.device.type != "mps",
             )

@@ -308,8 +308,8 @@ class Network(Section):
     strides: tuple[tuple[int, ...], ...]
     convolutions: tuple[int, ...]
     decoder_convolutions: tuple[int, ...]
-    norm: Literal["instance", "batch", "none"] = "instance"
-    activation: Literal["leaky_relu", "relu"] = "leaky_relu"
+    norm: Literal["instance", "batch", "group", "none"] = "instance"
+    activation: Literal["leaky_relu", "relu", "silu"] = "leaky_relu"
     pooling: Literal["stride", "max"] = "stride"
     deep_supervision: bool = True
 
@@ -373,13 +373,15 @@ class Prediction(Section):
 
 
 class Stage(Record):
-    """One trained network. `after` names the stage whose out-of-fold answers are further inputs.
+    """One trained network. `after` names the stage whose out-of-fold answers are further inputs; `repeats`
+    names an earlier stage that is learnt once more from a seed of its own, so that both answer together.
 
     `network` is null where a method's network is not an encoder-decoder, or where nothing is learnt.
     """
 
     name: str
     after: str | None = None
+    repeats: str | None = None
     geometry: Geometry
     normalisation: Normalisation
     network: Network | None = None
@@ -458,6 +460,18 @@ class Plan(Record):
         raise BadPlan(
             f"the plan has no stage '{name}'.", cure=suggestion(name, [s.name for s in self.stages])
         )
+
+    def together(self, name: str) -> tuple[str, ...]:
+        """The stage of that name and those that repeat it: they answer together."""
+        return (self.stage(name).name, *(stage.name for stage in self.stages if stage.repeats == name))
+
+    @model_validator(mode="after")
+    def _repeated(self) -> Self:
+        single = [stage.name for stage in self.stages if stage.repeats is None]
+        for stage in self.stages:
+            if stage.repeats is not None and (stage.repeats not in single or stage.after is not None):
+                raise ValueError(f"stage '{stage.name}' repeats '{stage.repeats}', which cannot be repeated")
+        return self
 
 
 # ------------------------------------------------------------------------------------------------ the results

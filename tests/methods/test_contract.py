@@ -46,7 +46,7 @@ def test_every_decision_of_its_plan_has_a_reason(
 @pytest.mark.parametrize(("key", "dims"), [each for each in cases() if methods.load(each[0]).turns])
 def test_steps_lower_its_loss(key: str, dims: int, built: Built) -> None:
     method = built(key, dims)
-    training = method.stage.training.changed(optimiser="adamw", clip=1.0)
+    training = method.stage.training.changed(optimiser="adamw", clip=1.0, momentum=0.9)
     compute = Compute(device=torch.device("cpu"), training=training)
     compute.place(method)
     compute.prepare_learning(method)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -15,6 +16,13 @@ CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Co
 TRANSPOSED: dict[int, type[nn.Module]] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 BATCH_NORMS: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 MAX_POOLS: dict[int, type[nn.Module]] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
+    "relu": lambda: nn.ReLU(inplace=True),
+    "silu": lambda: nn.SiLU(inplace=True),
+}
+GROUPS = 8
 
 Gate = Callable[[Tensor, Tensor], Tensor]
 
@@ -73,9 +81,9 @@ class ConvolutionUnit(nn.Sequential):
             layers.append(InstanceNorm(outputs))
         elif plan.norm == "batch":
             layers.append(BATCH_NORMS[dims](outputs))
-        layers.append(
-            nn.LeakyReLU(0.01, inplace=True) if plan.activation == "leaky_relu" else nn.ReLU(inplace=True)
-        )
+        elif plan.norm == "group":
+            layers.append(nn.GroupNorm(math.gcd(GROUPS, outputs), outputs))
+        layers.append(ACTIVATIONS[plan.activation]())
         super().__init__(*layers)
 
 
