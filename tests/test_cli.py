@@ -33,6 +33,7 @@ COMMANDS = (
     "evaluate",
     "compare",
     "report",
+    "study",
     "cache",
 )
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from isocenter.records import Comparison, Interval, Plan, Scores
+    from isocenter.studies.findings import Findings
 
 #: A table of scores has a column for each label up to this many.
 LABELS_SIDE_BY_SIDE = 4
@@ -367,6 +368,62 @@ def report(run: Run, /, *, common: Common = Common()) -> Answer:
     return Answer({"report": str(page)}, (f"The report: {page}",))
 
 
+@app.command(sort_key=next(_order), usage="Usage: isocenter study [NAME] [DATA] [--out DIR] [OPTIONS]")
+def study(
+    name: Annotated[str | None, Parameter(help="The study; without one, all are listed.")] = None,
+    data: Annotated[
+        Path | None, Parameter(help="A dataset, as for the other commands; by default generated images.")
+    ] = None,
+    /,
+    *,
+    out: Annotated[
+        Path | None, Parameter(help="The folder for the page and the runs trained for it.")
+    ] = None,
+    budget: Annotated[
+        str | None, Parameter(help="Training time of each point, per fold; by default `15m`.")
+    ] = None,
+    seed: Annotated[int, Parameter(help="What chance starts from, the same for all points.")] = 0,
+    methods: Annotated[str | None, Parameter(help="What is compared, with commas between.")] = None,
+    sizes: Annotated[
+        str | None, Parameter(help="Numbers of cases to learn from, such as `200,50,10`.")
+    ] = None,
+    folds: Annotated[
+        str | None, Parameter(help="Folds that are held out: `0`, `0,1` or `all`; by default `0`.")
+    ] = None,
+    measure: Annotated[
+        str | None, Parameter(help="What points are compared by; by default the task's headline.")
+    ] = None,
+    resume: Annotated[Switch, Parameter(help="Go on with the study in `--out` where it stopped.")] = False,
+    task: Task = None,
+    resources: Resources = Resources(),
+    common: Common = Common(),
+) -> Answer:
+    """Answer a lecture's question by several trainings on the same held-out cases."""
+    from isocenter import studies
+
+    if name is None:
+        cards = studies.catalogue()
+        rows = [(known, card["question"], card["data"]) for known, card in cards.items()]
+        return Answer(cards, (_table(("study", "what it asks", "data"), rows),))
+    if out is None:
+        raise BadPlan("a study needs a folder.", cure="Name one with --out.")
+    from isocenter.studies import study as stage
+
+    wishes = stage.Wishes(
+        budget=budget,
+        seed=seed,
+        methods=None if methods is None else tuple(methods.split(",")),
+        sizes=None if sizes is None else read_numbers(sizes, "--sizes"),
+        folds=None if folds is None else read_folds(folds) or (),
+        measure=measure,
+        task=task,
+    )
+    machine = stage.Machine(resources.device, resources.workers)
+    found = stage.conduct(name, data, out, wishes, machine, resume=resume)
+    written = f"The study: {out / stage.PAGE}"
+    return Answer(found.model_dump(mode="json"), (*_study_text(found), *found.said, written))
+
+
 @app.command(sort_key=next(_order))
 def cache(
     *,
@@ -421,6 +478,18 @@ def read_folds(text: str) -> tuple[int, ...] | None:
     return tuple(sorted({int(part) for part in parts}))
 
 
+def read_numbers(text: str, option: str) -> tuple[int, ...]:
+    """Read `200,50,10`.
+
+    Raises:
+        BadPlan: The text holds something else than whole numbers.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise BadPlan(f"'{text}' are no whole numbers.", cure=f"Write for example {option} 200,50,10.")
+    return tuple(int(part) for part in parts)
+
+
 def _in_words(made: Plan) -> tuple[str, ...]:
     from isocenter.pipeline.plan import explain
 
@@ -469,24 +538,41 @@ def _comparison_data(result: Comparison) -> dict[str, Any]:
 
 
 def _comparison_text(result: Comparison) -> tuple[RenderableType, ...]:
-    """The means of the first label with their ranks, and what the tests allow to say."""
+    """The means of the first label with the ranks, a row for each, and what the tests allow to say."""
     label = result.labels[0]
-    ranks = [f"rank ({each.rule.replace('_', ' ')})" for each in result.rankings]
     rows = [
-        (
-            each.name,
-            *(_interval(each.summary.get(label, {}).get(measure)) for measure in result.measures),
-            *(f"{ranking.ranks[number]:g}" for ranking in result.rankings),
-        )
-        for number, each in enumerate(result.contestants)
+        (measure, *(_interval(each.summary.get(label, {}).get(measure)) for each in result.contestants))
+        for measure in result.measures
     ]
-    table = _table((label, *result.measures, *ranks), rows)
+    rows += [
+        (f"rank ({ranking.rule.replace('_', ' ')})", *(f"{rank:g}" for rank in ranking.ranks))
+        for ranking in result.rankings
+    ]
+    table = _table((label, *(each.name for each in result.contestants)), rows)
     said = [
         f"{test.best} against {test.other}: {test.hint}"
         for test in result.tests
         if (test.label, test.measure) == (label, result.headline)
     ]
     return (table, *said, *result.notes)
+
+
+def _study_text(found: Findings) -> tuple[RenderableType, ...]:
+    """A row for each point."""
+    rows = [
+        (
+            point.series,
+            str(point.learnt_from),
+            _interval(point.mean),
+            _interval(point.median),
+            "" if point.worst is None else f"{point.worst:.3f}",
+            _interval(point.far),
+        )
+        for point in found.points
+    ]
+    head = ("", found.across or "learnt from", found.measure, "median", "worst", "above 10 mm")
+    shown = [place for place in range(len(head)) if place < 2 or any(row[place] for row in rows)]
+    return (_table([head[place] for place in shown], [[row[place] for place in shown] for row in rows]),)
 
 
 def _interval(interval: Interval | None) -> str:

@@ -23,7 +23,9 @@ Made = TypeVar("Made")
 
 
 def visit_of(number: int, twice: int) -> tuple[int, int]:
-    """Patient and visit of a case, where the first of each `twice` patients comes two times."""
+    """Patient and visit of a case, where the first of each `twice` patients comes two times; 0 for none."""
+    if twice == 0:
+        return number, 0
     block, place = divmod(number, twice + 1)
     return block * twice + max(0, place - 1), int(place == 1)
 

@@ -98,7 +98,7 @@ class Protocol:
         noise: Its sd in HU.
         start_sd_mm: How much the place of the field varies along z between scans (sd).
         variation: Factor on all that varies between patients; 0 makes them all alike.
-        twice: Every so manieth patient is scanned twice.
+        twice: Every so manieth patient is scanned twice; 0 for none.
     """
 
     shape: tuple[int, int, int] = (96, 60, 84)

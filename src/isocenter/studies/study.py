@@ -1,0 +1,245 @@
+"""What all studies share: points that are trained one by one, kept as they finish, and judged together.
+
+A study is a grid of *points*: what is compared (its series) at each place of what is varied. All points
+answer the same held-out cases, with the same budget and seed, so that they differ in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from isocenter import files, tasks
+from isocenter.errors import BadPlan, RunFailed
+from isocenter.images.layouts import open_dataset
+from isocenter.pipeline import contestants, progress
+from isocenter.pipeline.contestants import Entrant
+from isocenter.pipeline.run import Run
+from isocenter.pipeline.train import train
+from isocenter.records import Budget, Dataset
+from isocenter.studies import catalogue, findings, load
+from isocenter.studies.findings import Findings, Finished, Terms
+
+TERMS, FINDINGS, PAGE, TABLE = "terms.json", "study.json", "study.html", "study.csv"
+BUDGET = "15m"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user may say of a study; None for what the study itself says.
+
+    Attributes:
+        budget: Training time of each point, per fold.
+        seed: What chance starts from, the same for all points.
+        methods: What is compared.
+        sizes: How many cases are learnt from.
+        folds: Which folds of the cross-validation are held out; an empty tuple for all.
+        measure: What points are compared by; by default the task's headline.
+        task: What is asked of the images, where the files do not say it.
+    """
+
+    budget: str | None = None
+    seed: int = 0
+    methods: tuple[str, ...] | None = None
+    sizes: tuple[int, ...] | None = None
+    folds: tuple[int, ...] | None = None
+    measure: str | None = None
+    task: str | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the points are trained."""
+
+    device: str = "auto"
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One training of a study.
+
+    Attributes:
+        series: What is compared.
+        place: Where along what is varied; a number where it is one.
+        learnt_from: Cases for learning and for choices, of a fold.
+        dataset: The cases, with those held out.
+        method: A key of the catalogue, or a file.
+        folds: Which folds are trained; None for all.
+        changes: Of the plan, by dotted key.
+    """
+
+    series: str
+    place: str
+    learnt_from: int
+    dataset: Dataset
+    method: str
+    folds: tuple[int, ...] | None = (0,)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.series}_{self.place}" if self.place else self.series
+
+
+class Study(Protocol):
+    """What a study's file says."""
+
+    @property
+    def options(self) -> frozenset[str]:
+        """Which of the wishes `methods`, `sizes` and `folds` it understands."""
+
+    @property
+    def across(self) -> str:
+        """What is varied, as a person says it; empty where the series alone differ."""
+
+    def generate(self, folder: Path, seed: int) -> Dataset:
+        """The images of a study for which the user gives none; made where they are not there yet.
+
+        Raises:
+            BadPlan: This study needs the user's images.
+        """
+
+    def points(self, dataset: Dataset, wishes: Wishes) -> tuple[Point, ...]:
+        """What is to be trained, in that order.
+
+        Raises:
+            BadPlan: A wish cannot be followed.
+        """
+
+    def conclude(self, found: Findings) -> tuple[str, ...]:
+        """What the finished points allow to say, in sentences."""
+
+
+def conduct(
+    name: str, data: Path | None, out: Path, wishes: Wishes, machine: Machine = Machine(), *, resume: bool
+) -> Findings:
+    """Train the points of a study that are not trained yet, and write what they say.
+
+    Each finished point is a run in `out`, and the page is written anew after each.
+
+    Args:
+        name: The study.
+        data: A dataset in any layout; None for generated images.
+        out: A folder for the runs, `study.json`, `study.csv` and `study.html`.
+        wishes: What the user asks.
+        machine: Where points are trained.
+        resume: Whether to go on where a study of the same terms was interrupted.
+
+    Raises:
+        BadPlan: There is no such study, or a wish cannot be followed.
+        RunFailed: A study lies in `out` already, or training had to stop.
+    """
+    study = load(name)
+    _refuse_unknown(name, study, wishes)
+    budget = Budget.read(wishes.budget or BUDGET)
+    wanted = _terms(name, data, budget, wishes)
+    _refuse_other(out, wanted, resume)
+    dataset = study.generate(out / "data", wishes.seed) if data is None else open_dataset(data, wishes.task)
+    points = study.points(dataset, wishes)
+    wanted.save(out / TERMS)
+    finished: list[Finished] = []
+    for number, point in enumerate(points, start=1):
+        run = out / point.name
+        if not (run / "scores.json").is_file():
+            progress.say(f"Point {number} of {len(points)}: {point.name}")
+            _train(point, run, budget, wishes.seed, machine)
+        finished.append(_finished(point, run, machine))
+        found = findings.found(name, catalogue()[name], dataset, study.across, wanted, finished)
+        found = found.changed(said=study.conclude(found), expected=len(points))
+        _write(found, out)
+    return found
+
+
+def _refuse_unknown(name: str, study: Study, wishes: Wishes) -> None:
+    """Refuse what a study would have to leave unheard."""
+    for option in ("methods", "sizes", "folds"):
+        if getattr(wishes, option) is not None and option not in study.options:
+            raise BadPlan(f"the study '{name}' takes no --{option}.", cure="Leave it away.")
+
+
+def _terms(name: str, data: Path | None, budget: Budget, wishes: Wishes) -> Terms:
+    return Terms(
+        study=name,
+        data="" if data is None else str(Path(data).resolve()),
+        budget=budget,
+        seed=wishes.seed,
+        methods=wishes.methods or (),
+        sizes=wishes.sizes or (),
+        folds=wishes.folds,
+        measure=wishes.measure or "",
+    )
+
+
+def _refuse_other(out: Path, wanted: Terms, resume: bool) -> None:
+    path = out / TERMS
+    if not path.is_file():
+        return
+    if not resume:
+        raise RunFailed(
+            "a study lies here already.", where=out, cure="Go on with --resume, or choose another --out."
+        )
+    before = Terms.load(path)
+    changed = [key for key in Terms.model_fields if getattr(before, key) != getattr(wanted, key)]
+    # By another measure the same runs are judged anew; all else decides how they were trained.
+    if set(changed) - {"measure"}:
+        raise BadPlan(
+            f"the study that lies here was begun with another {changed[0]}.",
+            where=out,
+            cure="Ask for the same, or choose another --out.",
+        )
+
+
+def _train(point: Point, run: Path, budget: Budget, seed: int, machine: Machine) -> None:
+    planned = (run / "plan.json").is_file()
+    train(
+        point.dataset,
+        run,
+        method=point.method,
+        budget=str(budget),
+        folds=point.folds,
+        resume=True,
+        seed=seed,
+        device=machine.device,
+        workers=machine.workers,
+        overrides=None if planned else point.changes,
+    )
+
+
+def _finished(point: Point, folder: Path, machine: Machine) -> Finished:
+    """A trained point with its scores and costs, judged once."""
+    path = folder / "point.json"
+    if path.is_file():
+        return Finished.load(path)
+    entrant = Entrant(point.name, "method", point.method)
+    rows = contestants.run_scores(Entrant(point.name, "run", str(folder)), point.dataset)
+    costs = contestants.costs(folder, rows, machine.device)
+    summary = tasks.load(point.dataset.task).summarise(rows)
+    made = Finished(
+        series=point.series,
+        place=point.place,
+        learnt_from=point.learnt_from,
+        steps=_steps(Run(folder)),
+        contestant=contestants.contestant(entrant, rows, summary, **costs),
+    )
+    made.save(path)
+    return made
+
+
+def _steps(run: Run) -> int | None:
+    """Optimiser steps of all logs; None where nothing was learnt by steps."""
+    from isocenter.pipeline.learn import read_log
+
+    logs = [read_log(path) for path in sorted(run.folder.glob("fold_*/**/log.csv"))]
+    return round(sum(log[-1]["step"] or 0.0 for log in logs if log)) if any(logs) else None
+
+
+def _write(found: Findings, out: Path) -> None:
+    from isocenter.studies import page
+
+    found.save(out / FINDINGS)
+    files.write_text(out / TABLE, findings.table(found))
+    files.write_text(out / PAGE, page.page(found))
