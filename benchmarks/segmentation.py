@@ -59,15 +59,15 @@ def _dataset(name: str, out: Path) -> Path:
 def _figures(run: Path, began: float) -> dict[str, Any]:
     scores = json.loads((run / "scores.json").read_text())
     plan = json.loads((run / "plan.json").read_text())
-    rows = (run / "fold_0" / "log.csv").read_text().splitlines()
     stage = plan["stages"][0]
-    weights = run / "fold_0" / "weights.safetensors"
+    weights = sorted((run / "fold_0").rglob("weights.safetensors"))
+    logs = [path.with_name("log.csv").read_text().splitlines() for path in weights]
     return {
         "dice": {label: measures["dice"] for label, measures in scores["summary"].items()},
         "hd95_mm": {label: measures["hd95"]["mean"] for label, measures in scores["summary"].items()},
         "cases": len(scores["cases"]),
-        "seconds_to_weights": round(weights.stat().st_mtime - began, 1),
-        "steps": int(rows[-1].split(",")[0]),
+        "seconds_to_weights": round(max(path.stat().st_mtime for path in weights) - began, 1),
+        "steps": [int(rows[-1].split(",")[0]) for rows in logs],
         "seconds_per_step_planned": stage["training"]["seconds_per_step"],
         "features": stage["network"]["features"],
         "patch": stage["geometry"]["patch"],

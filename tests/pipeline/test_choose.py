@@ -8,12 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import isocenter
 from isocenter import images
+from isocenter.errors import BadPlan
 from isocenter.images.layouts import open_dataset
+from isocenter.parts.rules.segmentation import again
 from isocenter.pipeline import choose, train
 from isocenter.pipeline.evaluate import score_cases, write_scores
+from isocenter.pipeline.predict import default_members
 from isocenter.pipeline.prepare import Prepared
 from isocenter.pipeline.run import Run
 from isocenter.records import CaseScore, Choice, Dataset, Fold, Plan, Scores, Stage
@@ -98,6 +103,42 @@ def test_pairs_are_averaged_but_for_the_first_stage_of_a_cascade(
     _, plan, _ = _decided(blobs, make_run, names)
     assert choose.ensembles(plan) == averages
     assert choose.candidates(plan) == [(name,) for name in names] + averages
+
+
+def test_networks_that_repeat_each_other_answer_together(blobs: Path, make_run: Planned) -> None:
+    _, plan, _ = _decided(blobs, make_run, ("2d", "3d_fullres", "3d_fullres_2"))
+    again = plan.stages[2].changed(repeats="3d_fullres")
+    plan = plan.changed(stages=(*plan.stages[:2], again))
+    both = ("3d_fullres", "3d_fullres_2")
+    assert choose.candidates(plan) == [("2d",), both, ("2d", *both)]
+    assert default_members(plan) == both
+
+
+def test_a_stage_cannot_repeat_one_that_is_not_there(blobs: Path, make_run: Planned) -> None:
+    _, plan, _ = _decided(blobs, make_run, ("2d",))
+    with pytest.raises(BadPlan, match="repeats '3d_fullres'"):
+        plan.changed(stages=(plan.stages[0].changed(repeats="3d_fullres"),))
+
+
+def test_a_repeated_stage_learns_from_a_seed_of_its_own(
+    blobs: Path, make_run: Planned, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    monkeypatch.setenv("ISOCENTER_CACHE", str(cache))
+    folder = make_run()
+    plan = Plan.load(folder / "plan.json")
+    one = plan.stages[0]
+    plan.changed(stages=(one, again(one, 2))).save(folder / "plan.json")
+    isocenter.train(blobs, folder, folds=(0,), device="cpu", workers=1)
+    first, second = (
+        load_file(folder / "fold_0" / name / "weights.safetensors") for name in (one.name, f"{one.name}_2")
+    )
+    assert first.keys() == second.keys()
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    together = folder / "fold_0" / f"{one.name}+{one.name}_2"
+    assert (together / "scores.json").is_file()
+    assert not (folder / "fold_0" / one.name / "scores.json").exists()
+    assert Run(folder).choice.members == (one.name, f"{one.name}_2")
+    assert "2 such networks started from seeds of their own" in isocenter.report(folder).read_text()
 
 
 def test_a_tie_goes_to_the_simpler(blobs: Path, make_run: Planned) -> None:

@@ -131,7 +131,8 @@ class SupervisedMasks(SupervisedMaps):
         """Stages by the written rules of `parts/rules/segmentation`."""
         from isocenter.parts.rules.segmentation import stages
 
-        return stages(fingerprint, budget, machine, speed, getattr(settings, "configurations", None))
+        wanted = getattr(settings, "configurations", None)
+        return stages(fingerprint, budget, machine, speed, wanted, repeated=True)
 
     def criterion(self, scores: Tensor, **truth: Tensor) -> Tensor:
         """The loss of one level's scores."""

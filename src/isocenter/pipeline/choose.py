@@ -27,10 +27,16 @@ _CUT = "segmentation"
 """The task whose labels may be cut to one component."""
 
 
+def networks(plan: Plan) -> list[tuple[str, ...]]:
+    """Each stage with those that repeat it, which answer together."""
+    return [plan.together(stage.name) for stage in plan.stages if stage.repeats is None]
+
+
 def ensembles(plan: Plan) -> list[tuple[str, ...]]:
-    """Pairs of stages whose probabilities may be averaged; a cascade's first stage is left out."""
-    names = [stage.name for stage in plan.stages if all(other.after != stage.name for other in plan.stages)]
-    return list(itertools.combinations(names, 2))
+    """Pairs of networks whose probabilities may be averaged; a cascade's first stage is left out."""
+    earlier = {stage.after for stage in plan.stages}
+    last = [members for members in networks(plan) if members[0] not in earlier]
+    return [one + other for one, other in itertools.combinations(last, 2)]
 
 
 def title(members: Sequence[str]) -> str:
@@ -39,8 +45,8 @@ def title(members: Sequence[str]) -> str:
 
 
 def candidates(plan: Plan) -> list[tuple[str, ...]]:
-    """All that may answer: single stages first, then their averages."""
-    return [(stage.name,) for stage in plan.stages] + ensembles(plan)
+    """All that may answer: single networks first, then their averages."""
+    return networks(plan) + ensembles(plan)
 
 
 def folder(run: Run, plan: Plan, number: int, members: Sequence[str]) -> Path:

@@ -295,6 +295,9 @@ def explain(plan: Plan) -> str:
     for stage in plan.stages:
         if len(plan.stages) > 1:
             lines += ["", stage.name, "-" * len(stage.name)]
+        if stage.repeats is not None:
+            lines += _paragraph(f"As {stage.repeats}, from a seed of its own; they answer together.", "  ")
+            continue
         for section, title in TITLES.items():
             if getattr(stage, section) is None:
                 continue

@@ -53,6 +53,27 @@ def test_hippocampus_on_two_cores_is_the_network_known_to_be_good() -> None:
         assert stage.training.seconds_per_step == pytest.approx(0.23, rel=0.1)
 
 
+def test_where_one_network_has_learnt_all_it_will_several_share_the_time() -> None:
+    several = stages(fingerprint(), Budget.read("1h"), CPU, MEASURED, repeated=True)
+    assert [stage.name for stage in several] == ["3d_fullres", "3d_fullres_2", "3d_fullres_3"]
+    assert [stage.repeats for stage in several] == [None, "3d_fullres", "3d_fullres"]
+    assert {str(stage.training.budget) for stage in several} == {"20m"}
+    assert "3 networks that start from seeds of their own" in several[0].geometry.why["dims"]
+    assert all(stage.changed(name="3d_fullres", repeats=None) == several[0] for stage in several)
+
+
+@pytest.mark.parametrize("budget", ["15m", "90 epochs"])
+def test_a_short_budget_and_one_in_epochs_are_one_networks_alone(budget: str) -> None:
+    assert len(stages(fingerprint(), Budget.read(budget), CPU, MEASURED, repeated=True)) == 1
+
+
+def test_few_steps_on_few_large_volumes_are_one_networks_alone() -> None:
+    large = fingerprint((200, 300, 300), cases=20)
+    assert [stage.repeats for stage in stages(large, Budget.read("1h"), CPU, MEASURED, repeated=True)] == [
+        None
+    ]
+
+
 def test_an_hour_buys_a_wider_network() -> None:
     (stage,) = stages(fingerprint(), Budget.read("1h"), CPU, MEASURED)
     assert stage.network.features[0] > 16

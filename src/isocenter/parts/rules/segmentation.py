@@ -56,6 +56,8 @@ def stages(
     machine: Machine,
     speed: timing.Speed | float | None = None,
     configurations: Sequence[str] | None = None,
+    *,
+    repeated: bool = False,
 ) -> tuple[Stage, ...]:
     """Every stage of a segmentation plan, each decision with its reason.
 
@@ -67,6 +69,7 @@ def stages(
             or None for a cautious guess. Not used when the budget is in epochs.
         configurations: Which of `2d`, `3d_fullres`, `3d_lowres`, `3d_cascade`; by default data and budget
             decide.
+        repeated: Whether several networks of one configuration can answer together, where there is time.
 
     Raises:
         BadPlan: A configuration is unknown, or unfit for these data.
@@ -82,11 +85,41 @@ def stages(
     found = []
     for grid, part in zip(grids, parts, strict=True):
         own = budget if budget.epochs is not None or len(grids) == 1 else budget.share(part / sum(parts))
-        decided, _ = _settled(situation, grid, own, measure)
-        batch_dice = len(decided.patch.shape) < 3 or (in_parts and grid.name != "3d_lowres")
-        decided = replace(decided, why_stage=why, batch_dice=batch_dice)
-        found.append(stage(decided, fingerprint, machine, situation.learnt_from))
+        batch_dice = len(grid.seen_shape) < 3 or (in_parts and grid.name != "3d_lowres")
+        one = _planned(situation, grid, own, measure, batch_dice, why)
+        count, why_count = _members(one) if repeated and not in_parts else (1, "")
+        if count > 1:
+            one = _planned(situation, grid, own.share(1 / count), measure, batch_dice, f"{why} {why_count}")
+        found += [one, *(again(one, number) for number in range(2, count + 1))]
     return tuple(found)
+
+
+def _planned(
+    situation: Situation,
+    grid: Grid,
+    budget: Budget,
+    measure: timing.Speed | None,
+    batch_dice: bool,
+    why: str,
+) -> Stage:
+    """One stage, as its own budget allows."""
+    decided, _ = _settled(situation, grid, budget, measure)
+    decided = replace(decided, why_stage=why, batch_dice=batch_dice)
+    return stage(decided, situation.fingerprint, situation.machine, situation.learnt_from)
+
+
+def again(stage: Stage, number: int) -> Stage:
+    """The stage once more, to be learnt from a seed of its own."""
+    return stage.changed(name=f"{stage.name}_{number}", repeats=stage.name)
+
+
+def _members(one: Stage) -> tuple[int, str]:
+    """How many networks like this one share its budget; one where epochs are counted."""
+    training = one.training
+    if training.budget.seconds is None:
+        return 1, ""
+    steps = training.budget.seconds / max(training.seconds_per_step, 1e-6)
+    return timing.members(steps, steps / training.steps_per_epoch)
 
 
 # -------------------------------------------------------------------------------------- which networks

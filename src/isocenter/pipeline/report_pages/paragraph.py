@@ -200,7 +200,8 @@ def _trained(plan: Plan, dataset: Dataset | None, card: Card, cited: _References
     first += f" from {_counted(len(plan.channels), 'channel')} ({_few(plan.channels)})."
     sentences = [first, *_folds(plan)]
     for stage in plan.stages:
-        sentences += _stage(stage, plan, ways, length)
+        if stage.repeats is None:
+            sentences += _stage(stage, plan, ways, length)
     seed = f"in {plan.machine.precision} precision (seed {plan.seed})"
     if ways.learns:
         sentences.append(f"Training was given {spoken(plan.budget)} per fold on {_machine(plan)} {seed}.")
@@ -256,7 +257,8 @@ def _folds(plan: Plan) -> list[str]:
 
 def _stage(stage: Stage, plan: Plan, ways: _Ways, length: str) -> list[str]:
     geometry, training = stage.geometry, stage.training
-    name = f"In stage {stage.name}, images" if len(plan.stages) > 1 else "Images"
+    alike = len(plan.together(stage.name))
+    name = f"In stage {stage.name}, images" if len(plan.stages) > alike else "Images"
     unit = "pixels" if geometry.dims == 2 else "voxels"
     if length == PIXELS and all(spacing == 1 for spacing in geometry.spacing_mm):
         said = [f"{name} were seen at their own pixels; {_intensities(stage)}."]
@@ -274,6 +276,10 @@ def _stage(stage: Stage, plan: Plan, ways: _Ways, length: str) -> list[str]:
         f"learning rate of {training.learning_rate:g} and a weight decay of {training.weight_decay:g}; "
         f"{_augmentation(stage.augmentation)}.",
     ]
+    if alike > 1:
+        said.append(
+            f"{alike} such networks started from seeds of their own, and their answers were averaged."
+        )
     if not ways.tiled:
         return said
     return [
