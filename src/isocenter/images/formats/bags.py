@@ -157,7 +157,7 @@ def _single(path: Path) -> Bag:
         raise UnreadableFile(
             "HDF5 is not read.",
             where=path,
-            cure="Convert it: numpy.savez('bag.npz', features=file['features'][:], coords=file['coords'][:]).",
+            cure="Convert it: numpy.savez('x.npz', features=file['features'][:], coords=file['coords'][:]).",
         )
     try:
         content = np.load(path, allow_pickle=False)

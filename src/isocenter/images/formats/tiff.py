@@ -145,8 +145,13 @@ def _check_strips(series: Any, path: Path) -> None:
 
 def _stated_spacing(file: Any, series: Any, dims: int) -> Sequence[float]:
     """Millimetres in array order."""
-    steps = _ome(file) or _imagej(file) or _own(file) or _per_centimetre(series.keyframe)
+    steps = stated_mm(file, series.keyframe)
     return [steps.get(axis, 1.0) for axis in "zyx"[-dims:]]
+
+
+def stated_mm(file: Any, page: Any) -> dict[str, float]:
+    """The size of a pixel in mm by axis, x, y or z, as far as the file states it as a physical size."""
+    return _ome(file) or _imagej(file) or _own(file) or _per_centimetre(page)
 
 
 def _ome(file: Any) -> dict[str, float]:
