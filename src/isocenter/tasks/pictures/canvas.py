@@ -32,6 +32,8 @@ LARGEST = 420
 """Pixels of a picture's longer side."""
 _PIXELS = 600
 _FEW_OUTLINES = 16
+_GAP = 8
+_TITLE = 20
 
 Mask = NDArray[np.bool_]
 Window = tuple[slice, slice]
@@ -242,3 +244,21 @@ def encoded(shown: NDArray[np.uint8]) -> str:
     kind = "png" if max(picture.size) <= 128 else "jpeg"
     picture.save(stream, kind, **({"optimize": True} if kind == "png" else {"quality": 80}))
     return f"data:image/{kind};base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def together(panels: Sequence[tuple[str, str]]) -> str:
+    """Pictures by title, two in a row, each below its title."""
+    cell = LARGEST + _GAP
+    parts = []
+    for number, (title, drawn) in enumerate(panels):
+        left, top = number % 2 * cell, number // 2 * (cell + _TITLE)
+        parts.append(
+            f'<text x="{left}" y="{top + _TITLE * 0.7:.0f}" font-family="sans-serif" font-size="14">'
+            f"{title}</text>" + drawn.replace("<svg ", f'<svg x="{left}" y="{top + _TITLE}" ', 1)
+        )
+    rows = (len(panels) + 1) // 2
+    width, height = 2 * cell - _GAP, rows * (cell + _TITLE) - _GAP
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}">{"".join(parts)}</svg>'
+    )

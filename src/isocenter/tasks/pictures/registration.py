@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from isocenter.images.image import Image
 from isocenter.parts.fields import pull
 from isocenter.tasks.pictures.canvas import (
     ANSWER_COLOUR,
-    LARGEST,
     TRUTH_COLOUR,
     View,
     Window,
@@ -24,6 +22,7 @@ from isocenter.tasks.pictures.canvas import (
     pixels,
     stroked,
     svg,
+    together,
     view,
     worst,
 )
@@ -33,8 +32,6 @@ from isocenter.tasks.task import Facts, Picture
 if TYPE_CHECKING:
     from isocenter.tasks.registration import Field, Pair
 
-_GAP = 8
-_TITLE = 20
 _LINES = 24
 """Grid lines along the longer side."""
 
@@ -75,7 +72,7 @@ def four_views(image: Image, answer: Field, truth: Pair, facts: Facts) -> Pictur
         ),
         ("deformed grid", _deformed(answer, grid, seen, index, window)),
     ]
-    return Picture(_together(panels), f"{seen.named(index, grid)} of the fixed image.", seen.axis is None)
+    return Picture(together(panels), f"{seen.named(index, grid)} of the fixed image.", seen.axis is None)
 
 
 def _brought(answer: Field, truth: Pair) -> Labels:
@@ -148,23 +145,6 @@ def _deformed(answer: Field, grid: Geometry, seen: View, index: int, window: Win
     paths = ["M" + "L".join(f"{x:.5g},{y:.5g}" for x, y in zip(*line, strict=True)) for line in lines]
     drawn = f'<path d="{"".join(paths)}" stroke="#fff" stroke-width="1" vector-effect="non-scaling-stroke"/>'
     return svg(np.zeros(down.shape, dtype=np.uint8), drawn, steps, seen)
-
-
-def _together(panels: Sequence[tuple[str, str]]) -> str:
-    """Four pictures in two rows, each below its title."""
-    cell = LARGEST + _GAP
-    parts = []
-    for number, (title, drawn) in enumerate(panels):
-        left, top = number % 2 * cell, number // 2 * (cell + _TITLE)
-        parts.append(
-            f'<text x="{left}" y="{top + _TITLE * 0.7:.0f}" font-family="sans-serif" font-size="14">'
-            f"{title}</text>" + drawn.replace("<svg ", f'<svg x="{left}" y="{top + _TITLE}" ', 1)
-        )
-    width, height = 2 * cell - _GAP, 2 * (cell + _TITLE) - _GAP
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}">{"".join(parts)}</svg>'
-    )
 
 
 def _values(facts: Facts) -> list[int]:
