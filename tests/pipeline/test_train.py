@@ -9,16 +9,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import isocenter
+from isocenter import methods
 from isocenter.errors import BadModel, BadPlan, RunFailed
+from isocenter.methods.method import Arrays
+from isocenter.methods.segmentation.nnunet import NnUNet
 from isocenter.pipeline import learn
 from isocenter.records import Choice, Plan, Scores
 
@@ -260,6 +264,32 @@ def test_an_early_plateau_is_reported_and_a_late_one_is_not() -> None:
     late = [{"share": s, "validation_loss": 1 - s} for s in shares]
     assert learn.plateau(early) == pytest.approx(0.2)
     assert learn.plateau(late) is None
+
+
+def test_what_a_method_gathers_from_its_training_cases_lies_in_the_model(
+    blobs: Path, make_run: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Gatherer(NnUNet):
+        shape = np.zeros(1, dtype=np.int64)
+
+        def gather(self, cases: Mapping[str, Arrays]) -> None:
+            self.shape = np.array([case["image"].size for case in cases.values()])
+
+        def state(self) -> Arrays:
+            return {"sizes": self.shape}
+
+        def load(self, arrays: Arrays) -> None:
+            self.shape = arrays["sizes"]
+
+    monkeypatch.setattr(methods, "load", lambda key: Gatherer)
+    run = make_run(budget="1 epochs")
+    isocenter.train(blobs, run, folds=(0,), device="cpu", workers=1)
+    model = isocenter.load(run, device="cpu")
+    own = model.members[0].methods[0]
+    assert isinstance(own, Gatherer)
+    assert len(own.shape) == len(Plan.load(run / "plan.json").folds[0].train)
+    assert own.shape.min() > 1
+    assert "method/sizes" in _weights(run)
 
 
 def test_turns_follow_each_other_as_often_as_they_say() -> None:

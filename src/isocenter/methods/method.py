@@ -153,6 +153,14 @@ class Method:
 
     # -------------------------------------------------------------------------------------- on the device
 
+    def gather(self, cases: Mapping[str, Arrays]) -> None:
+        """Take from the training cases what no gradient gives: atlases, forests, support vectors; once before
+        the first step, also where nothing is learnt by gradient. What is to last is given by `state`.
+
+        Args:
+            cases: Their prepared arrays by id, read when they are asked for.
+        """
+
     def stream(self, cases: Mapping[str, Arrays], seed: int, first: int) -> Iterator[Batch] | None:
         """Batches of step `first`, `first + 1`, … made in the main process as the network learns; None for
         the usual ones.
@@ -237,7 +245,8 @@ class Method:
         raise NotImplementedError
 
     def state(self) -> Arrays:
-        """What lasts besides weights, as named arrays."""
+        """What lasts besides weights, as named arrays: in checkpoints and, as it is after `finish`, in the
+        model."""
         return {}
 
     def load(self, arrays: Arrays) -> None:

@@ -118,8 +118,7 @@ class Search(Method):
 
     def __init__(self, plan: Plan, stage: Stage) -> None:
         super().__init__(plan, stage)
-        settings = self.settings
-        self.replay = Replay(settings.memory, gamma=settings.gamma, steps=settings.steps_ahead)
+        self.replay = self._memory()
 
     # --------------------------------------------------------------------------------- what a file says
 
@@ -297,6 +296,14 @@ class Search(Method):
     def observe(self, batch: Batch) -> None:
         """The target network follows."""
         follow(self.modules["target"], self.modules["network"], self.settings.follow)
+
+    def finish(self) -> None:
+        """Forget the steps that were learnt from: they lasted for checkpoints, a model needs none of them."""
+        self.replay = self._memory()
+
+    def _memory(self) -> Replay:
+        settings = self.settings
+        return Replay(settings.memory, gamma=settings.gamma, steps=settings.steps_ahead)
 
     def state(self) -> Arrays:
         return self.replay.state()

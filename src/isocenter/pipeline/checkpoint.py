@@ -18,6 +18,8 @@ from isocenter.files import written_whole
 from isocenter.methods.method import Method
 
 FORMAT = 1
+STATE = "method/"
+"""Before the names of what lasts besides weights."""
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -55,13 +57,19 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, facts
 
 
+def kept(method: Method) -> dict[str, Tensor]:
+    """What lasts of a method besides its weights, as tensors whose names begin with `method/`."""
+    return {f"{STATE}{name}": torch.from_numpy(array).clone() for name, array in method.state().items()}
+
+
 def load_weights(method: Method, path: Path) -> None:
-    """Put a model's weights into a method's modules.
+    """Put a model's weights into a method's modules, and give it back what else it kept.
 
     Raises:
         BadModel: Names or shapes differ from the plan's network, or a weight is not finite.
     """
-    tensors, _ = load(path)
+    everything, _ = load(path)
+    tensors = {key: value for key, value in everything.items() if not key.startswith(STATE)}
     wanted = method.modules.state_dict()
     absent, surplus = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
     wrong = [key for key in wanted if key in tensors and tensors[key].shape != wanted[key].shape]
@@ -76,6 +84,8 @@ def load_weights(method: Method, path: Path) -> None:
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise BadModel(f"the weights hold numbers that are not finite ('{key}').", where=path)
     method.modules.load_state_dict(tensors)
+    if len(everything) > len(tensors):
+        method.load({k.removeprefix(STATE): v.numpy() for k, v in everything.items() if k.startswith(STATE)})
 
 
 def take_over(method: Method, path: Path) -> tuple[int, list[str]]:

@@ -122,8 +122,11 @@ class Learning:
         training = self.method.stage.training
         self.compute.place(self.method)
         self.compute.prepare_learning(self.method)
+        cases = PreparedCases(self.prepared, self.fold.train)
         if resume and self.checkpoint.is_file():
             self._restore()
+        else:
+            self.method.gather(cases)
         pace = Pace(training, self.spent)
         watched = self._watched()
         batches = Batches(
@@ -139,7 +142,7 @@ class Learning:
         if self.method.turns:
             with (
                 stop_requested() as stop,
-                contextlib.closing(self._stream(batches)) as stream,
+                contextlib.closing(self._stream(batches, cases)) as stream,
                 self._tracked(),
             ):
                 self._loop(stream, pace, watched, bar, stop)
@@ -190,9 +193,8 @@ class Learning:
                 self._save(pace)
                 saved = time.monotonic()
 
-    def _stream(self, batches: Batches) -> Generator[Batch, None, None]:
+    def _stream(self, batches: Batches, cases: PreparedCases) -> Generator[Batch, None, None]:
         """The method's own batches where it makes them itself, else those that threads make ahead."""
-        cases = PreparedCases(self.prepared, self.fold.train)
         own = self.method.stream(cases, self.seed, self.step)
         yield from batches.stream(self.step) if own is None else own
 
@@ -284,7 +286,8 @@ class Learning:
                 "steps": self.step,
                 "seconds": round(pace.seconds, 1),
             }
-            checkpoint.save(path, self.compute.weights(self.method), facts)
+            tensors = {**self.compute.weights(self.method), **checkpoint.kept(self.method)}
+            checkpoint.save(path, tensors, facts)
             self.checkpoint.unlink(missing_ok=True)
         return path
 
