@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         read_labels,
         segments,
     )
-    from isocenter.images.sources import SUFFIXES, find, is_source, stem
+    from isocenter.images.sources import SUFFIXES, find, find_signals, holds_several, is_source, stem
     from isocenter.images.writing import write
 
 __all__ = [
@@ -27,6 +27,8 @@ __all__ = [
     "Geometry",
     "Image",
     "find",
+    "find_signals",
+    "holds_several",
     "is_segmentation",
     "is_source",
     "read",
@@ -49,6 +51,8 @@ _HOME = {
     "segments": "reading",
     "SUFFIXES": "sources",
     "find": "sources",
+    "find_signals": "sources",
+    "holds_several": "sources",
     "is_source": "sources",
     "stem": "sources",
     "write": "writing",

@@ -30,6 +30,10 @@ FORMATS = {
     ".tif": "tiff",
 }
 SUFFIXES: tuple[str, ...] = tuple(FORMATS)
+SIGNALS = (".csv", ".tsv", ".txt")
+"""What signals over time may be called; so are many other tables, so that only their content tells."""
+ARCHIVE = ".npz"
+"""Holds many images; each is named as `x.npz::train/12`."""
 
 
 def suffix(source: str | Path) -> str:
@@ -39,21 +43,41 @@ def suffix(source: str | Path) -> str:
 
 
 def stem(source: str | Path) -> str:
-    """The name without folder and image suffix; a DICOM series `folder::UID` is called `folder_UID`."""
+    """The name without folder and image suffix; a DICOM series `folder::UID` is called `folder_UID`, an image
+    of an archive `x.npz::train/12` is `train_12`."""
     path, uid = split_series(source)
     name = path.name or path.resolve().name
+    if uid is not None and is_member(path, uid):
+        return uid.replace("/", "_")
     if uid is not None:
         return f"{name}_{uid}"
     return name[: len(name) - len(suffix(path))]
 
 
 def split_series(source: str | Path) -> tuple[Path, str | None]:
-    """The path and, for `folder::SeriesUID`, the series."""
+    """The path and, for `folder::SeriesUID`, the series; for `x.npz::train/12`, the image inside."""
     text = str(source)
     folder, mark, uid = text.rpartition("::")
-    if mark and re.fullmatch(r"[0-9.]{1,64}", uid) and not os.path.lexists(text):
+    named = re.fullmatch(r"[0-9.]{1,64}", uid) or is_member(Path(folder), uid)
+    if mark and named and not os.path.lexists(text):
         return Path(folder), uid
     return Path(text), None
+
+
+def is_member(path: Path, name: str) -> bool:
+    """Whether this names one image inside an archive: `train/12` of a `.npz`."""
+    return path.suffix.lower() == ARCHIVE and re.fullmatch(r"(train|val|test)/[0-9]+", name) is not None
+
+
+def holds_several(source: str | Path) -> bool:
+    """Whether this is an archive of images, `x.npz`, or one part of it, `x.npz::test`."""
+    return _archived(source) is not None
+
+
+def _archived(source: str | Path) -> tuple[Path, str | None] | None:
+    """An archive and the part that is meant; None for anything else."""
+    found = re.fullmatch(r"(.+\.npz)(?:::(train|val|test))?", str(source), re.IGNORECASE | re.DOTALL)
+    return None if found is None or not Path(found[1]).is_file() else (Path(found[1]), found[2])
 
 
 def identify(source: str | Path) -> str:
@@ -63,11 +87,15 @@ def identify(source: str | Path) -> str:
         UnreadableFile: The source is absent, closed to us, or of no known kind.
     """
     path, uid = split_series(source)
+    if uid is not None and is_member(path, uid):
+        return "archive"
     if uid is not None or path.is_dir():
         return "dicom"
     known = suffix(path)
     if known:
         return FORMATS[known]
+    if _signals_inside(path):
+        return "signals"
     if _dicom_inside(path):
         return "dicom"
     raise UnreadableFile(
@@ -81,14 +109,15 @@ def is_source(path: str | Path) -> bool:
     """Whether this looks like something that `read` takes: a named file, a DICOM file or folder, a series."""
     place, uid = split_series(path)
     if uid is not None:
-        return place.is_dir()
+        return place.is_file() if is_member(place, uid) else place.is_dir()
     if place.is_dir():
         return any(_is_dicom(file) for file in _listing(place) if file.is_file())
     return place.is_file() and not place.name.startswith(".") and (bool(suffix(place)) or _is_dicom(place))
 
 
 def find(folder: str | Path) -> list[str]:
-    """All readable sources below a folder, sorted; a DICOM series is one source.
+    """All readable sources below a folder, sorted; a DICOM series is one source, and so is every image of an
+    archive that is named itself.
 
     A folder that holds one series gives its own path, one that holds several gives `folder::UID` for each,
     or the file where a series has one file only. A DICOM Segmentation is a source by itself, unless it lies
@@ -98,6 +127,11 @@ def find(folder: str | Path) -> list[str]:
     Raises:
         UnreadableFile: The folder is absent, or a folder below it is closed to us.
     """
+    archived = _archived(folder)
+    if archived is not None:
+        from isocenter.images.formats import archive
+
+        return [f"{archived[0]}::{member}" for member in archive.members(*archived)]
     root = Path(folder)
     if not root.is_dir():
         raise UnreadableFile("there is no such folder.", where=folder)
@@ -108,6 +142,28 @@ def find(folder: str | Path) -> list[str]:
         found += [str(file) for file in _single_files(files)]
         found += _series(place, dicom)
     return sorted(found, key=_natural)
+
+
+def find_signals(folder: str | Path) -> list[str]:
+    """All tables of signals below a folder, sorted; hidden files are left out.
+
+    Raises:
+        UnreadableFile: The folder is absent, or a folder below it is closed to us.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UnreadableFile("there is no such folder.", where=folder)
+    files = [file for place in _folders(root) for file in _listing(place)]
+    found = [str(file) for file in files if not file.name.startswith(".") and _signals_inside(file)]
+    return sorted(found, key=_natural)
+
+
+def _signals_inside(file: Path) -> bool:
+    if file.suffix.lower() not in SIGNALS or not file.is_file():
+        return False
+    from isocenter.images.formats import signals
+
+    return signals.is_signals(file)
 
 
 def _series(folder: Path, files: list[Path]) -> list[str]:

@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import json
 import math
@@ -30,17 +29,9 @@ from numpy.typing import NDArray
 
 from isocenter import files
 from isocenter.errors import BadDataset, UnreadableFile, suggestion
+from isocenter.images.layouts.classes import ANY, NONE, ONE, SEPARATOR, named_by, yes
 from isocenter.images.layouts.manifest import column
 from isocenter.tasks.case_files import ABOUT, TABLES, Row, Table, read_table
-
-ONE = ("label", "class", "diagnosis", "target")
-ANY = ("findings", "labels", "classes")
-SEPARATOR = "|"
-NONE = ("no finding", "no findings", "none", "")
-"""Words that name no class, unless a dataset declares one of that name."""
-
-_UNKNOWN = ("", "nan", "na", "n/a", "null", "-1", "-1.0")
-"""What a column of a class may say where nobody knows; CheXpert writes -1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +88,7 @@ def read_classified(path: Path, case: str, names: Iterable[str], declared: Seque
     listed = column(list(content.header), (*ONE, *ANY))
     if listed is None:
         return _from_columns(content, row, case, declared, path)
-    classes, several = _listed(path, content, listed)
+    classes, several = named_by(row[listed] for row in content.rows)
     said = row[listed]
     known = tuple(declared) or classes
     return classified(case, said, known, exclusive=not several and listed not in ANY, where=path)
@@ -125,6 +116,22 @@ def classified(case: str, said: str, names: Sequence[str], *, exclusive: bool, w
     return Classified(case, tuple(names), present, exclusive)
 
 
+def answered(case: str, said: Mapping[str, Any], names: Sequence[str], where: object) -> Classified:
+    """A truth from a dataset that says 1, 0 or nothing of each class.
+
+    Raises:
+        BadDataset: A class is not known.
+    """
+    if strange := sorted(set(said) - set(names)):
+        raise BadDataset(
+            f"case '{case}' has the class '{strange[0]}', which is not known.",
+            where=where,
+            cure=suggestion(strange[0], names),
+        )
+    present = [math.nan if said.get(name) is None else float(said[name]) for name in names]
+    return Classified(case, tuple(names), np.array(present), exclusive=False)
+
+
 def _from_columns(content: Table, row: Row, case: str, declared: Sequence[str], path: Path) -> Classified:
     columns = [name for name in content.header if name not in ABOUT]
     wanted = {name: name.lower() for name in declared or columns}
@@ -135,24 +142,8 @@ def _from_columns(content: Table, row: Row, case: str, declared: Sequence[str], 
             where=path,
             cure="Give a column 'label' with one class per case, or a column of 0 and 1 for each class.",
         )
-    present = [_yes(row[lower], case, name, path) for name, lower in wanted.items()]
+    present = [yes(row[lower], f"'{name}' of case '{case}'", path) for name, lower in wanted.items()]
     return Classified(case, tuple(wanted), np.array(present), exclusive=False)
-
-
-def _yes(said: str, case: str, name: str, path: Path) -> float:
-    if said.lower() in _UNKNOWN:
-        return math.nan
-    try:
-        number = float(said)
-    except ValueError:
-        number = math.nan
-    if number not in (0.0, 1.0):
-        raise BadDataset(
-            f"'{name}' of case '{case}' is '{said}'.",
-            where=path,
-            cure="Write 1, 0, or nothing where it is not known.",
-        )
-    return number
 
 
 def _only(rows: Sequence[Row], case: str, path: Path) -> Row:
@@ -163,20 +154,6 @@ def _only(rows: Sequence[Row], case: str, path: Path) -> Row:
             cure="Give one row per case, with the case's name in a column 'case'.",
         )
     return rows[0]
-
-
-def _listed(path: Path, content: Table, listed: str) -> tuple[tuple[str, ...], bool]:
-    """All classes that a column names, and whether any row names several."""
-    return _classes(tuple(row[listed] for row in content.rows))
-
-
-@functools.lru_cache(maxsize=4)
-def _classes(said: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
-    several = any(SEPARATOR in words for words in said)
-    named = {word.strip() for words in said for word in words.split(SEPARATOR)}
-    return tuple(
-        sorted(name for name in named if not (several and name.casefold() in NONE) and name)
-    ), several
 
 
 # --------------------------------------------------------------------------------------------------- answers

@@ -17,25 +17,63 @@ from isocenter import images
 from isocenter.errors import BadDataset
 from isocenter.images.image import Image
 from isocenter.images.lattice import onto
-from isocenter.images.layouts import bids, declaration, folders, manifest, msd, nnunet, tables
+from isocenter.images.layouts import (
+    archives,
+    bags,
+    bids,
+    class_folders,
+    declaration,
+    folders,
+    manifest,
+    msd,
+    nnunet,
+    plain,
+    recordings,
+    tables,
+)
 from isocenter.images.layouts.declaration import Declaration
 from isocenter.images.layouts.draft import IMAGE, TRUTH, Draft, channel
 from isocenter.images.layouts.labels import inferred, renumbered
 from isocenter.images.layouts.listing import unreadable
+from isocenter.images.layouts.plain import TARGET
+from isocenter.images.sources import ARCHIVE
 from isocenter.records import Case, Channel, Dataset, Label
 
-__all__ = ["IMAGE", "TRUTH", "open_dataset", "read_image", "read_inputs", "read_truth", "recognises"]
+__all__ = [
+    "IMAGE",
+    "TARGET",
+    "TRUTH",
+    "open_dataset",
+    "read_image",
+    "read_inputs",
+    "read_target",
+    "read_truth",
+    "recognises",
+]
 
 _LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Declaration], Draft]], ...] = (
     (nnunet.recognises, nnunet.read),
     (msd.recognises, msd.read),
     (bids.recognises, bids.read),
+    (bags.recognises, bags.read),
+    (recordings.recognises_manifest, recordings.read_manifest),
     (manifest.recognises, manifest.read),
     (folders.recognises, folders.read),
     (folders.recognises_cases, folders.read_cases),
     (tables.recognises, tables.read),
     (manifest.recognises_images, manifest.read),
+    (archives.recognises, archives.read),
+    (plain.recognises_targets, plain.read_targets),
+    (class_folders.recognises, class_folders.read),
+    (recordings.recognises, recordings.read),
 )
+
+_ABOUT_CLASSES: tuple[tuple[Callable[[Path], bool], Callable[[Path, Declaration], Draft]], ...] = (
+    (manifest.recognises_images, manifest.read),
+    (archives.recognises, archives.read),
+    (lambda root: class_folders.recognises(root, asked=True), class_folders.read),
+)
+"""What is looked for first where the question is about classes."""
 
 Read = Callable[[Sequence[str]], Image]
 """Makes one input of its files, one a channel."""
@@ -45,7 +83,8 @@ NUMBERED = ("instances", "detection", "counting")
 
 
 def open_dataset(path: str | Path, task: str | None = None) -> Dataset:
-    """Open a dataset in the layout it has: nnU-Net v2, MSD, BIDS, manifest, folders, or images with a table.
+    """Open a dataset in the layout it has: nnU-Net v2, MSD, BIDS, manifest, folders, images with a table,
+    folders of classes, MedMNIST archives, images with targets; for tasks without truth also images alone.
 
     A case's patient is the BIDS subject, the manifest's column `patient`, or what `isocenter.json` matches in
     the case id; without any of these every case is a patient of its own. Labels that nothing declares are
@@ -59,12 +98,13 @@ def open_dataset(path: str | Path, task: str | None = None) -> Dataset:
         BadDataset: No layout fits, or the description contradicts itself.
         UnreadableFile: A file that had to be looked into cannot be read.
     """
-    root, said, table = _place(Path(path))
-    draft = declaration.applied(_draft(root, said, table, task), said)
+    root, said, file = _place(Path(path))
+    said = said.changed(task=task or said.task)
+    draft = declaration.applied(_draft(root, said, file), said)
     if not draft.cases:
         raise BadDataset("holds no labelled case.", where=root, cure="Add images with labels.")
     labels, objects = draft.labels, draft.objects
-    asked = task or said.task or draft.task or "segmentation"
+    asked = said.task or draft.task or "segmentation"
     if labels is None and asked == "counting":  # whatever marks them, all are counted together
         labels = (Label(name="object", values=(1,)),)
     elif labels is None and any(TRUTH in case.truth for case in draft.cases):
@@ -90,7 +130,8 @@ def recognises(path: Path, task: str | None = None) -> bool:
     """Whether a folder has the layout of a dataset, one that can answer `task` if that is given."""
     if task in tables.SERVES and tables.recognises(path, task):
         return True
-    return any(recognises(path) for recognises, _ in _LAYOUTS)
+    layouts = (*(_ABOUT_CLASSES if task == "classification" else ()), *_LAYOUTS)
+    return any(recognises(path) for recognises, _ in layouts)
 
 
 def read_image(dataset: Dataset, case: Case, role: str = IMAGE, read: Read = images.read_channels) -> Image:
@@ -121,6 +162,21 @@ def read_inputs(dataset: Dataset, case: Case, read: Read = images.read_channels)
         UnreadableFile: A file cannot be read, or channels do not fit each other.
     """
     return {role: read_image(dataset, case, role, read) for role in case.inputs}
+
+
+def read_target(dataset: Dataset, case: Case) -> Image:
+    """The image that is wanted of a case, where its truth is another image.
+
+    Raises:
+        BadDataset: The case names none.
+        UnreadableFile: It cannot be read.
+    """
+    file = case.truth.get(TARGET)
+    if not isinstance(file, str):
+        raise BadDataset(
+            f"case '{case.id}' names no target.", where=dataset.root, cure="Only cases with truth are judged."
+        )
+    return images.read(str(dataset.path(file)))
 
 
 def read_truth(dataset: Dataset, case: Case) -> Image:
@@ -154,7 +210,8 @@ def _segmented(labels: Image, dataset: Dataset, case: Case) -> Image:
 
 
 def _place(path: Path) -> tuple[Path, Declaration, Path | None]:
-    """The dataset's folder as an absolute path, what is declared of it, and the manifest if one was named."""
+    """The dataset's folder as an absolute path, what is declared of it, and the manifest or archive if one
+    was named."""
     try:
         is_file = not path.is_dir() and path.stat() is not None
     except OSError as error:
@@ -164,29 +221,39 @@ def _place(path: Path) -> tuple[Path, Declaration, Path | None]:
         path if path.suffix == ".json" and path.name != msd.FILE else folder / declaration.FILE
     )
     root = (folder / said.root).resolve() if said.root else folder
-    table = path.resolve() if is_file and path.suffix.lower() in manifest.SUFFIXES else None
-    if is_file and table is None and path.suffix != ".json":
+    known = (*manifest.SUFFIXES, ARCHIVE, bags.TOOLBOX)
+    named = path.resolve() if is_file and path.suffix.lower() in known else None
+    if is_file and named is None and path.suffix != ".json":
         raise BadDataset(
-            "is not a dataset.", where=path, cure="Give its folder, its dataset.json, or a CSV manifest."
+            "is not a dataset.",
+            where=path,
+            cure="Give its folder, its dataset.json, a CSV manifest, a MedMNIST archive or bags as .mat.",
         )
-    return root, said, table
+    return root, said, named
 
 
-def _draft(root: Path, said: Declaration, table: Path | None, task: str | None) -> Draft:
-    asked = task or said.task
-    if table is None and asked in tables.SERVES and tables.recognises(root, asked):
+def _draft(root: Path, said: Declaration, file: Path | None) -> Draft:
+    asked = said.task
+    if file is not None and bags.tells(file):
+        return bags.read(root, said, file)
+    if file is not None and file.suffix.lower() != ARCHIVE and recordings.lists(file):
+        return recordings.read_manifest(root, said, file)
+    if file is not None:
+        return (archives.read if file.suffix.lower() == ARCHIVE else manifest.read)(root, said, file)
+    if asked in tables.SERVES and tables.recognises(root, asked):
         return tables.read(root, said, asked)
-    if table is not None:
-        return manifest.read(root, said, table)
-    for recognises, read in _LAYOUTS:
+    for recognises, read in (*(_ABOUT_CLASSES if asked == "classification" else ()), *_LAYOUTS):
         if recognises(root):
             return read(root, said)
+    if asked in plain.ASKED_ALONE and plain.recognises_alone(root):
+        return plain.read_alone(root, said)
     raise BadDataset(
         "no known layout of a dataset.",
         where=root,
         cure="Known are nnU-Net and MSD (dataset.json), BIDS with derivatives, a CSV manifest with columns "
-        "image and label, images/ beside labels/, a folder for each case, and images/ beside a table of "
-        "boxes, slices or points.",
+        "image and label, images/ beside labels/, a folder for each case or for each class, a MedMNIST "
+        "archive, images/ beside a table of boxes, slices or points, images/ beside targets/, and a table of "
+        "bags or slides.",
     )
 
 

@@ -2,8 +2,11 @@
 
 | column | meaning |
 |---|---|
-| `image`, or `image_<channel>` for each channel | paths, relative to the manifest or absolute |
+| `image`, or `image_<channel>` for each channel | paths, relative or absolute; or names in `images/` |
 | `label` (also `mask`, `seg`, `segmentation`, `truth`) | the label file |
+| `label`, `class`, `diagnosis`, `findings` | words, joined by `\\|` where a case has several: its classes |
+| a column for each class | 1, 0, or nothing where it is not known |
+| `target` | the image that is wanted, where the truth is another image |
 | `id` (also `case`) | optional; otherwise the image's name |
 | `patient` (also `subject`, `patient_id`) | optional; otherwise every case is a patient of its own |
 | `group` (else `site`, `scanner`, `centre`) | optional, for scores by group |
@@ -13,15 +16,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import JsonValue
 
 from isocenter.errors import BadDataset, suggestion
 from isocenter.images.formats.delimited import decoded, table
+from isocenter.images.layouts import classes
 from isocenter.images.layouts.declaration import Declaration
-from isocenter.images.layouts.draft import Draft, case, channels
-from isocenter.images.layouts.listing import confined, entries, names_of, some
-from isocenter.records import Case
+from isocenter.images.layouts.draft import TRUTH, Draft, case, channels
+from isocenter.images.layouts.listing import confined, entries, folders, names_of, some, sources
+from isocenter.images.layouts.plain import ASKED_TARGETS, TARGET
+from isocenter.images.sources import stem, suffix
+from isocenter.records import Case, Label
 
 SUFFIXES = (".csv", ".tsv")
 
@@ -30,6 +39,10 @@ IDENTITY = ("id", "case", "case_id")
 PATIENT = ("patient", "patient_id", "subject", "subject_id", "participant_id")
 GROUP = ("group", "site", "scanner", "centre", "center", "institution_id")
 SPLIT = ("split", "fold_split", "partition")
+FILES = ("image", "file", "filename", "file_name", "image_file", "image_path", "image_id")
+"""What the column with the image may be called."""
+ABOUT = (*IDENTITY, *PATIENT, *GROUP, *SPLIT, *FILES, "view", "age", "sex", "fold")
+"""Columns that say something about a case, but not what is asked."""
 
 _EMPTY = {"", "nan", "na", "n/a", "none", "null", "unknown", "-"}
 
@@ -71,7 +84,8 @@ def read(root: Path, said: Declaration, path: Path | None = None) -> Draft:
     columns = _image_columns(header)
     if not columns:
         raise _missing("image", header, path)
-    if said.task in (None, "segmentation") and column(header, LABEL) is None:
+    truth = _truth(root, header, rows, path, said.task)
+    if truth is None and said.task in (None, "segmentation"):
         raise _missing("label", header, path)
     names = list(columns.values())
     return Draft(
@@ -79,31 +93,106 @@ def read(root: Path, said: Declaration, path: Path | None = None) -> Draft:
         root=root,
         layout="manifest",
         channels=None if names == ["image"] else channels(names, path),
-        cases=tuple(_cases(root, header, rows, list(columns), path)),
+        labels=None if truth is None else truth.labels,
+        cases=tuple(_cases(root, header, rows, list(columns), path, truth)),
+        task=None if truth is None else truth.task,
     )
 
 
+@dataclass(frozen=True)
+class _Truth:
+    """What a manifest says is to be found: the column that may not be empty, and each row's truth."""
+
+    rows: Sequence[Mapping[str, JsonValue]]
+    column: str | None = None
+    labels: tuple[Label, ...] | None = None
+    task: str | None = None
+
+
+def _truth(
+    root: Path, header: list[str], rows: list[Mapping[str, str]], path: Path, asked: str | None
+) -> _Truth | None:
+    """The truths of a manifest's cases: label files, other images, or classes; None where it tells none."""
+    label = column(header, LABEL)
+    targeted = asked in ASKED_TARGETS or (asked is None and label is None)
+    if targeted and TARGET in header and _name_files(root, rows, TARGET):
+        return _Truth(_named_by(root, rows, TARGET, path, TARGET), TARGET, (), "restoration")
+    masks = label is not None and (asked == "segmentation" or _name_files(root, rows, label))
+    if label is not None and masks and asked != "classification":
+        return _Truth(_named_by(root, rows, label, path, TRUTH), label)
+    words = next((name for name in (*classes.ONE, *classes.ANY) if name in header), None)
+    if words is not None and asked != "segmentation" and not _name_files(root, rows, words):
+        said = classes.of_words([row[words] for row in rows], words)
+        needed = words if classes.CLASS in said.truths[0] else None
+        return _Truth(said.truths, needed, said.labels, "classification")
+    yes = [n for n in _others(header) if classes.answers_yes_or_no(row[n] for row in rows)]
+    if yes and asked != "segmentation":
+        said = classes.of_columns(yes, rows, path)
+        return _Truth(said.truths, None, said.labels, "classification")
+    return None
+
+
+def _named_by(
+    root: Path, rows: list[Mapping[str, str]], name: str, path: Path, key: str
+) -> list[dict[str, JsonValue]]:
+    """Truths that name the files of a column."""
+    return [{} if (file := _file(root, row[name], path)) is None else {key: file} for row in rows]
+
+
+def _name_files(root: Path, rows: list[Mapping[str, str]], name: str) -> bool:
+    """Whether a column holds the names of files, judged by what it holds most."""
+    said = [row[name] for row in rows if row[name].lower() not in _EMPTY]
+    return bool(said) and 2 * sum(_is_file(root, text) for text in said) > len(said)
+
+
+def _is_file(root: Path, text: str) -> bool:
+    return bool(suffix(text)) or "::" in text or ("/" in text and (root / text).exists())
+
+
+def _others(header: list[str]) -> list[str]:
+    taken = {*ABOUT, *_image_columns(header)}
+    return [name for name in header if name not in taken]
+
+
 def _cases(
-    root: Path, header: list[str], rows: list[Mapping[str, str]], columns: list[str], path: Path
+    root: Path,
+    header: list[str],
+    rows: list[Mapping[str, str]],
+    columns: list[str],
+    path: Path,
+    truth: _Truth | None,
 ) -> list[Case]:
-    identity, label = column(header, IDENTITY), column(header, LABEL)
-    patient, group, split = (column(header, names) for names in (PATIENT, GROUP, SPLIT))
-    files = [tuple(_file(root, row[name], path) for name in columns) for row in rows]
+    identity, (patient, group, split) = (
+        column(header, IDENTITY),
+        (column(header, names) for names in (PATIENT, GROUP, SPLIT)),
+    )
+    files = _placed(root, [tuple(_file(root, row[name], path) for name in columns) for row in rows])
     names = [row[identity] for row in rows] if identity else _named(files, path)
     only = columns[0] if len(columns) == 1 else None
-    _refuse_empty(rows, [name for name in (identity, label, patient, only) if name], path)
+    asked = truth.column if truth else None
+    _refuse_empty(rows, [name for name in (identity, asked, patient, only) if name], path)
     return [
         case(
             name,
             inputs,
-            _file(root, row[label], path) if label else None,
+            None,
             where=path,
             patient=said_of(row, patient),
             group=said_of(row, group),
             split=said_of(row, split),
-        )
-        for name, inputs, row in zip(names, files, rows, strict=True)
+        ).changed(truth=dict(truth.rows[place]) if truth else {})
+        for place, (name, inputs, row) in enumerate(zip(names, files, rows, strict=True))
     ]
+
+
+def _placed(root: Path, files: list[tuple[str | None, ...]]) -> list[tuple[str | None, ...]]:
+    """Files as they lie: where none is where the manifest says, those of `images/` of these names."""
+    named = [file for inputs in files for file in inputs if file]
+    inner = folders(root).get("images")
+    if inner is None or any((root / file.partition("::")[0]).exists() for file in named[:3]):
+        return files
+    shown = sources(root, inner, series=False)
+    return [tuple(file and shown.get(stem(file), file) for file in inputs) for inputs in files]
 
 
 def said_of(row: Mapping[str, str], name: str | None) -> str | None:
@@ -150,7 +239,11 @@ def _image_columns(header: list[str]) -> dict[str, str]:
     """Columns that hold images, with the channel each is."""
     if "image" in header:
         return {"image": "image"}
-    return {name: name.removeprefix("image_") for name in header if re.fullmatch(r"image_\w+", name)}
+    several = [name for name in header if re.fullmatch(r"image_\w+", name) and name not in FILES]
+    if several:
+        return {name: name.removeprefix("image_") for name in several}
+    only = column(header, FILES)
+    return {} if only is None else {only: "image"}
 
 
 def _missing(name: str, header: list[str], path: Path) -> BadDataset:
