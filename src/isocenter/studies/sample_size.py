@@ -55,6 +55,10 @@ class SampleSize:
     options = frozenset({"methods", "sizes"})
     across = "cases to learn from"
 
+    def task(self, wishes: Wishes) -> str | None:
+        """What the methods answer, where they are named."""
+        return catalogue.task_of(wishes.methods[0]) if wishes.methods else None
+
     def generate(self, folder: Path, seed: int) -> Dataset:
         """Torsos, each of another patient; the last ones are held out."""
         from isocenter.phantoms.torso import Protocol, write_dataset
@@ -79,7 +83,6 @@ class SampleSize:
             Point(
                 series=Path(method).stem,
                 place=str(size),
-                learnt_from=len(chosen),
                 dataset=dataset.changed(cases=(*chosen, *held), folds=()),
                 method=method,
             )

@@ -64,7 +64,6 @@ class Point:
     Attributes:
         series: What is compared.
         place: Where along what is varied; a number where it is one.
-        learnt_from: Cases for learning and for choices, of a fold.
         dataset: The cases, with those held out.
         method: A key of the catalogue, or a file.
         folds: Which folds are trained; None for all.
@@ -73,7 +72,6 @@ class Point:
 
     series: str
     place: str
-    learnt_from: int
     dataset: Dataset
     method: str
     folds: tuple[int, ...] | None = (0,)
@@ -95,6 +93,9 @@ class Study(Protocol):
     @property
     def across(self) -> str:
         """What is varied, as a person says it; empty where the series alone differ."""
+
+    def task(self, wishes: Wishes) -> str | None:
+        """What is asked of the user's images; None for what their files say."""
 
     def generate(self, folder: Path, seed: int) -> Dataset:
         """The images of a study for which the user gives none; made where they are not there yet.
@@ -138,7 +139,10 @@ def conduct(
     budget = Budget.read(wishes.budget or BUDGET)
     wanted = _terms(name, data, budget, wishes)
     _refuse_other(out, wanted, resume)
-    dataset = study.generate(out / "data", wishes.seed) if data is None else open_dataset(data, wishes.task)
+    if data is None:
+        dataset = study.generate(out / "data", wishes.seed)
+    else:
+        dataset = open_dataset(data, wishes.task or study.task(wishes))
     points = study.points(dataset, wishes)
     wanted.save(out / TERMS)
     finished: list[Finished] = []
@@ -221,12 +225,18 @@ def _finished(point: Point, folder: Path, machine: Machine) -> Finished:
     made = Finished(
         series=point.series,
         place=point.place,
-        learnt_from=point.learnt_from,
+        learnt_from=_learnt_from(Run(folder), point.folds),
         steps=_steps(Run(folder)),
         contestant=contestants.contestant(entrant, rows, summary, **costs),
     )
     made.save(path)
     return made
+
+
+def _learnt_from(run: Run, folds: tuple[int, ...] | None) -> int:
+    """Cases for learning and for choices, of the first fold."""
+    fold = run.plan.folds[folds[0] if folds else 0]
+    return len(fold.train) + len(fold.validation)
 
 
 def _steps(run: Run) -> int | None:
