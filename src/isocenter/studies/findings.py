@@ -67,6 +67,7 @@ class Spread(Record):
 
     series: str
     place: str
+    method: str
     learnt_from: int
     mean: Interval
     median: Interval | None = None
@@ -198,6 +199,7 @@ def _spread(finished: Finished, measure: str, words: Measures) -> Spread:
     return Spread(
         series=finished.series,
         place=finished.place,
+        method=finished.contestant.method,
         learnt_from=finished.learnt_from,
         mean=statistics.mean_interval(values, patients) if single else mean,
         median=_median(values, patients) if single else None,
