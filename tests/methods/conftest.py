@@ -23,13 +23,16 @@ from isocenter.records import (
 )
 
 MACHINE = Machine(device="cpu", name="a test", cores=1, memory_gb=8.0)
-SHAPES = {2: (64, 64), 3: (16, 32, 32)}
+SHAPES = {1: (200,), 2: (64, 64), 3: (16, 32, 32)}
+NAMES = {"sequences": ("object", "other")}
+"""Labels of tasks that need more than one."""
 
 
 def measured_of(key: str, dims: int) -> Fingerprint:
     """Ten cases of one channel, each with objects of about ten voxels."""
     shape, ones = SHAPES[dims], (1.0,) * dims
-    label = Label(name="object", values=(1,))
+    task = key.split("/", maxsplit=1)[0]
+    names = NAMES.get(task, ("object",))
     case = CaseMeasure(
         id="a",
         shape=shape,
@@ -41,11 +44,11 @@ def measured_of(key: str, dims: int) -> Fingerprint:
         content="a",
     )
     return Fingerprint(
-        task=key.split("/", maxsplit=1)[0],
+        task=task,
         dataset="tiny",
-        dims=dims,  # type: ignore[arg-type]  # 2 or 3
+        dims=dims,  # type: ignore[arg-type]  # 1, 2 or 3
         channels=(Channel(name="image", modality="mri"),),
-        labels=(label,),
+        labels=tuple(Label(name=name, values=(place,)) for place, name in enumerate(names, start=1)),
         objects=True,
         intensities=(
             Intensities(

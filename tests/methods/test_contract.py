@@ -16,13 +16,20 @@ from isocenter.records import Fingerprint
 
 KEYS = sorted(key for key in methods.catalogue() if not key.startswith("segmentation/"))
 VOLUMES_ONLY = {"localisation/heatmap_slice", "localisation/rl_slice"}
+AXES = {"sequences": (1,)}
+"""Of tasks that are not about pictures and volumes."""
 
 Built = Callable[[str, int], Method]
 
 
 def cases() -> list[tuple[str, int]]:
-    """Every method in two and in three dimensions, as far as it answers there."""
-    return [(key, dims) for key in KEYS for dims in (2, 3) if dims == 3 or key not in VOLUMES_ONLY]
+    """Every method in two and in three dimensions, or those of its task, as far as it answers there."""
+    return [
+        (key, dims)
+        for key in KEYS
+        for dims in AXES.get(key.split("/", maxsplit=1)[0], (2, 3))
+        if dims == 3 or key not in VOLUMES_ONLY
+    ]
 
 
 @pytest.mark.parametrize(("key", "dims"), cases())
