@@ -195,14 +195,17 @@ class Compute:
                 cure=f"Start at most {self.training.batch}, or plan with --set training.batch={self.world}.",
             )
         for name, turn in method.turns.items():
-            parameters = [
-                p for part in turn.modules for p in method.modules[part].parameters() if p.requires_grad
-            ]
-            self.optimisers[name] = self._optimiser(parameters)
+            paced: dict[float, list[nn.Parameter]] = {}
+            for part in turn.modules:
+                for own, parameter in method.modules[part].named_parameters():
+                    if parameter.requires_grad:
+                        paced.setdefault(method.pace(f"{part}.{own}"), []).append(parameter)
+            groups = [{"params": parameters, "pace": pace} for pace, parameters in paced.items()]
+            self.optimisers[name] = self._optimiser(groups)
         if self.training.average > 0:
             self.average = {key: value.detach().clone() for key, value in method.modules.state_dict().items()}
 
-    def _optimiser(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    def _optimiser(self, parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:
         plan = self.training
         if plan.optimiser == "adamw":
             return torch.optim.AdamW(
@@ -230,7 +233,7 @@ class Compute:
         """
         optimiser = self.optimisers[turn]
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["pace"]
         while True:
             try:
                 loss = self._backward(method, batch, turn)

@@ -70,6 +70,7 @@ class Method:
         kinds: How augmentation acts on each array: `intensity`, `label`, `point` or `vector`.
         tiled: Whether images are answered tile by tile through `forward`; else `respond` sees them whole.
         companions: How many further cases a training sample is made of, see `join`.
+        tuning_cases: How many cases `tune` is given at most.
         oriented: Whether each case's `grid`, 4 × 4 from the reversed index to RAS+ mm, lies beside its image.
         modules: The networks, by the names that `turns` uses.
         tuned: What `tune` decided, once it has.
@@ -81,6 +82,7 @@ class Method:
     kinds: ClassVar[Mapping[str, Kind]] = {"image": "intensity", "label": "label"}
     tiled: ClassVar[bool] = True
     companions: ClassVar[int] = 0
+    tuning_cases: ClassVar[int] = 40
     oriented: ClassVar[bool] = False
 
     def __init__(self, plan: Plan, stage: Stage) -> None:
@@ -171,6 +173,10 @@ class Method:
             first: The step that comes first.
         """
         return None
+
+    def pace(self, parameter: str) -> float:
+        """How fast a parameter of that name learns, in parts of the plan's learning rate."""
+        return 1.0
 
     def loss(self, batch: Batch, turn: str) -> Tensor:
         """The scalar that one turn makes smaller."""

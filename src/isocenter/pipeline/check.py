@@ -233,13 +233,17 @@ def _same_content(dataset: Dataset, readable: list[Examined]) -> Iterator[Findin
             continue
         names = some([f"'{case.id}'" for case in alike])
         patients = len({case.patient for case in alike})
+        official = all(case.split is not None for case in alike)
+        cure = "They stay in one fold, being one patient's; remove the copies if they are a mistake."
+        if patients > 1 and official:
+            cure = "The official splits are kept as they are; leave the copies out for a score without them."
+        elif patients > 1:
+            cure = "Remove the copies, or name one patient for all, or they end up on both sides of a fold."
         yield _finding(
-            "error" if patients > 1 else "warning",
+            "error" if patients > 1 and not official else "warning",
             where(dataset, alike[1]),
             f"{names} hold the same voxels" + (f" but are {patients} patients." if patients > 1 else "."),
-            "Remove the copies, or name one patient for all, or they end up on both sides of a fold."
-            if patients > 1
-            else "They stay in one fold, being one patient's; remove the copies if they are a mistake.",
+            cure,
         )
 
 

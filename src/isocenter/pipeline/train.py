@@ -322,7 +322,7 @@ def _tune(run: Run, method: Method, number: int, surroundings: Surroundings) -> 
     plan, fold, name = run.plan, run.plan.folds[number], method.stage.name
     cases = fold.validation if method.turns else (*fold.validation, *fold.train)
     model = Model(run, folds=[number], members=[name], device=surroundings.device)
-    progress.say(f"Tuning {name} on {min(len(cases), tuning.MOST_CASES)} cases that are not scored.")
+    progress.say(f"Tuning {name} on {min(len(cases), method.tuning_cases)} cases that are not scored.")
     tuning.tune(model, run.dataset, cases, run.stage(number, name, len(plan.stages)))
 
 

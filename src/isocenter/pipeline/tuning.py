@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from isocenter.pipeline.predict import Model
 
 FILE = "tuned.json"
-MOST_CASES = 40
-"""Cases that suffice to tune a threshold or two."""
 
 
 def tune(model: Model, dataset: Dataset, cases: Sequence[str], folder: Path) -> dict[str, JsonValue]:
@@ -34,13 +32,14 @@ def tune(model: Model, dataset: Dataset, cases: Sequence[str], folder: Path) -> 
         cases: Never those that are scored.
         folder: Where `tuned.json` goes, beside the weights.
     """
-    questions = model.task.questions(dataset, list(cases)[:MOST_CASES])
+    method = model.members[0].methods[0]
+    questions = model.task.questions(dataset, list(cases)[: method.tuning_cases])
 
     def trials() -> Iterator[Trial]:
         for question in questions:
             yield _trial(model, dataset, question)
 
-    decided = model.members[0].methods[0].tune(trials)
+    decided = method.tune(trials)
     files.write_text(folder / FILE, json.dumps(decided, indent=2, allow_nan=False) + "\n")
     return decided
 

@@ -10,7 +10,7 @@
 | answer | what it means |
 |---|---|
 | `.csv` with a column for each class | scores, more being surer; probabilities if all lie in 0 to 1 |
-| `.json` | `{"scores": {"cat": 0.8, "dog": 0.2}}`, or such by case |
+| `.json` | `{"scores": {"cat": 0.8, "dog": 0.2}}`, or such by case; `"classes"` lists which are there |
 """
 
 from __future__ import annotations
@@ -64,11 +64,13 @@ class Scored:
         names: The classes.
         scores: (class,) more being surer.
         given: Whether somebody answered.
+        chosen: (class,) which are said to be there, where the answer itself says so.
     """
 
     names: tuple[str, ...]
     scores: NDArray[np.float64]
     given: bool = True
+    chosen: NDArray[np.bool_] | None = None
 
 
 # --------------------------------------------------------------------------------------------------- truths
@@ -172,10 +174,13 @@ def read_scored(path: Path, case: str, names: Iterable[str], classes: Sequence[s
         BadDataset: It says nothing of the case, a class has no score, one is unknown, or no number.
         UnreadableFile: It cannot be read.
     """
+    chosen = None
     if path.suffix.lower() == ".json":
+        whole = _json_of(path, names)
         content: Mapping[str, Any] = {
-            str(name).casefold(): value for name, value in _json_scores(path, names).items()
+            str(n).casefold(): value for n, value in _json_scores(whole, path).items()
         }
+        chosen = _chosen(whole.get("classes"), classes, path) if "scores" in whole else None
     else:
         found = read_table(path)
         row = _only(found.of(names), case, path)
@@ -191,7 +196,19 @@ def read_scored(path: Path, case: str, names: Iterable[str], classes: Sequence[s
             where=path,
             cure=f"{suggestion(strange[0], classes)} Leave columns out that hold no scores.",
         )
-    return Scored(tuple(classes), np.array([_score(said[name], name, case, path) for name in wanted]))
+    scores = np.array([_score(said[name], name, case, path) for name in wanted])
+    return Scored(tuple(classes), scores, chosen=chosen)
+
+
+def _chosen(said: Any, classes: Sequence[str], path: Path) -> NDArray[np.bool_] | None:
+    """Which classes an answer says are there; None where it says nothing of it."""
+    if said is None:
+        return None
+    named = [str(name).casefold() for name in said] if isinstance(said, list) else []
+    known = [name.casefold() for name in classes]
+    if not isinstance(said, list) or set(named) - set(known):
+        raise BadDataset(f"its classes are {said!r}.", where=path, cure=f"List some of {', '.join(classes)}.")
+    return np.isin(known, named)
 
 
 def _of_two(said: Mapping[str, Any], classes: Sequence[str]) -> Mapping[str, Any]:
@@ -216,27 +233,31 @@ def _score(said: Any, name: str, case: str, path: Path) -> float:
     return score
 
 
-def _json_scores(path: Path, names: Iterable[str]) -> Mapping[str, Any]:
+def _json_of(path: Path, names: Iterable[str]) -> Mapping[str, Any]:
+    """What a JSON file says of one case."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise UnreadableFile(f"it is no JSON ({error}).", where=path, cure="Write it again.") from error
     if isinstance(content, dict) and "scores" not in content:
         content = next((content[name] for name in names if name in content), None)
-    if isinstance(content, dict):
-        content = content.get("scores", content)
-    if not isinstance(content, dict):
+    return content if isinstance(content, dict) else {"scores": None}
+
+
+def _json_scores(said: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    scores = said.get("scores", said)
+    if not isinstance(scores, dict):
         raise BadDataset(
             "it gives the case no scores.", where=path, cure='Write {"scores": {"cat": 0.8, "dog": 0.2}}.'
         )
-    return content
+    return scores
 
 
 def classes_of(path: Path) -> tuple[str, ...]:
     """The classes that an answer scores, where nothing else says which there are."""
     if path.suffix.lower() != ".json":
         return tuple(name for name in read_table(path).header if name not in ABOUT)
-    return tuple(_json_scores(path, ()))
+    return tuple(_json_scores(_json_of(path, ()), path))
 
 
 def save_scored(answer: Scored, path: Path) -> None:
@@ -247,4 +268,7 @@ def save_scored(answer: Scored, path: Path) -> None:
         [["case", *answer.names], [path.stem, *scores.values()]]
     )
     files.write_text(path.with_suffix(".csv"), stream.getvalue())
-    files.write_json(path, {"case": path.stem, "scores": scores})
+    said: dict[str, Any] = {"case": path.stem, "scores": scores}
+    if answer.chosen is not None:
+        said["classes"] = [name for name, there in zip(answer.names, answer.chosen, strict=True) if there]
+    files.write_json(path, said)

@@ -48,8 +48,8 @@ class Classification(SingleImage):
     headline = "roc_auc"
     rules: Mapping[str, str] = {
         "answer": "Where classes exclude each other the answer is the class with the highest score, of equal "
-        f"ones the first; else every class whose score reaches {PROBABILITY:g}, or {LOGIT:g} where scores "
-        "are no probabilities.",
+        "ones the first; else the classes that the answer itself says are there, or every class whose score "
+        f"reaches {PROBABILITY:g}, or {LOGIT:g} where scores are no probabilities.",
         "probabilities": "Scores are probabilities where all lie in 0 to 1 and, if classes exclude each "
         "other, sum to 1; Brier score and calibration error are undefined otherwise. A single case is "
         "judged by its own scores.",
@@ -178,13 +178,21 @@ class Classification(SingleImage):
         }
 
     def evidence(self, answer: Scored, truth: Classified, facts: Facts) -> dict[str, JsonValue]:
-        """By class: the score and the truth, null where there is none."""
+        """By class: the score, the truth, and whether the answer says that it is there; null where there is
+        none."""
+        chosen: list[bool] | list[None] = [None] * len(answer.names)
+        if answer.chosen is not None:
+            chosen = answer.chosen.tolist()
         return {
             "exclusive": truth.exclusive,
             "scores": {name: _known(score) for name, score in zip(answer.names, answer.scores, strict=True)},
             "truth": {
                 name: None if np.isnan(has) else int(has)
                 for name, has in zip(truth.names, truth.present, strict=True)
+            },
+            "chosen": {
+                name: None if yes is None else int(yes)
+                for name, yes in zip(answer.names, chosen, strict=True)
             },
         }
 
@@ -273,6 +281,7 @@ def _pool(evidence: Sequence[Mapping[str, Any]], patients: Sequence[str]) -> Poo
         [[one["truth"][name] for name in names] for one in evidence],
         patients,
         exclusive=all(one["exclusive"] for one in evidence),
+        chosen=[[one.get("chosen", {}).get(name) for name in names] for one in evidence],
     )
 
 

@@ -54,8 +54,9 @@ class SingleImage:
         return images.read_channels(sources)
 
     def sources(self, path: str) -> list[str]:
-        """The file or DICOM series itself, or all readable images below a folder."""
-        return images.find(path) if "::" not in path and Path(path).is_dir() else [path]
+        """The file or DICOM series itself, or all readable images below a folder or in an archive."""
+        several = images.holds_several(path) or ("::" not in path and Path(path).is_dir())
+        return images.find(path) if several else [path]
 
     def called(self, source: str) -> str:
         """The file's name."""

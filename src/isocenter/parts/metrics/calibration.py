@@ -140,3 +140,40 @@ def _checked(probabilities: ArrayLike, truth: ArrayLike) -> tuple[FloatArray, ND
     if not np.isin(true, np.arange(classes)).all():
         raise IsocenterError(f"the truth holds a class outside 0 to {classes - 1}.")
     return values, true.astype(np.int64)
+
+
+COOLEST, HOTTEST = 0.05, 20.0
+"""Temperatures beyond these would say that scores mean nothing at all."""
+
+
+def best_temperature(scores: ArrayLike, truth: ArrayLike, *, exclusive: bool) -> float:
+    """The temperature T > 0 by which scores are divided so that the truth becomes likeliest.
+
+    The likelihood is concave in 1/T, so that a golden-section search finds its only maximum. Without a known
+    case, T is 1.
+
+    Args:
+        scores: (cases, classes), before softmax or the logistic function.
+        truth: (cases, classes) 1, 0, or NaN where nobody knows.
+        exclusive: Softmax over the classes; else a logistic function for each.
+
+    Source: Guo et al., "On calibration of modern neural networks", ICML 2017, section 4.2.
+    """
+    values, true = np.asarray(scores, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    if not np.isfinite(true).any():
+        return 1.0
+
+    def loss(inverse: float) -> float:
+        cooled = values * inverse
+        if exclusive:
+            top = cooled.max(axis=1)
+            whole = top + np.log(np.exp(cooled - top[:, None]).sum(axis=1))
+            return float(np.mean(whole - (cooled * (true == 1)).sum(axis=1)))
+        return float(np.nanmean(np.logaddexp(0, cooled) - cooled * true))
+
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(
+        loss, bounds=(1 / HOTTEST, 1 / COOLEST), method="bounded", options={"xatol": 1e-6}
+    )
+    return float(1 / found.x)

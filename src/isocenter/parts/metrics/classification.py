@@ -46,6 +46,8 @@ class Pool:
         patients: Whose case each is.
         exclusive: Whether every case has exactly one class; the answer is then the class with the highest
             score, of equals the first. Otherwise every class is a question of its own.
+        chosen: (case, class) 1 or 0 where an answer itself says which classes are there, NaN where it leaves
+            that to the scores; None where none does. Without effect where classes exclude each other.
     """
 
     names: tuple[str, ...]
@@ -54,6 +56,7 @@ class Pool:
     given: Flags
     patients: tuple[str, ...]
     exclusive: bool
+    chosen: FloatArray | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.patients), len(self.names))
@@ -85,6 +88,8 @@ class Pool:
             yes[np.arange(len(yes)), np.nan_to_num(self.scores, nan=-math.inf).argmax(axis=1)] = True
         else:
             yes = self.scores >= (PROBABILITY if self.probabilities else LOGIT)
+            if self.chosen is not None:
+                yes = np.where(np.isnan(self.chosen), yes, self.chosen == 1)
         return np.asarray(yes & self.given[:, None])
 
     def judged(self, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, dict[str, Interval]]:
@@ -271,10 +276,12 @@ def pooled(
     patients: Sequence[str],
     *,
     exclusive: bool,
+    chosen: Sequence[Sequence[int | None]] | None = None,
 ) -> Pool:
     """A pool from plain numbers, with None for what nobody knows and for scores that nobody gave."""
     shape = (len(patients), len(names))
     said = np.array(scores, dtype=np.float64).reshape(shape)
     true = np.array(truth, dtype=np.float64).reshape(shape)
     given: Flags = np.asarray(np.isfinite(said).all(axis=1))
-    return Pool(tuple(names), said, true, given, tuple(patients), exclusive)
+    own = None if chosen is None else np.array(chosen, dtype=np.float64).reshape(shape)
+    return Pool(tuple(names), said, true, given, tuple(patients), exclusive, own)

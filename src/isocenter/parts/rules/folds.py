@@ -10,6 +10,8 @@ import numpy as np
 from isocenter.errors import BadDataset, IsocenterWarning
 from isocenter.records import Case, Fold
 
+CLASS = "class"
+"""The key of a case's truth that names its only class."""
 NUMBER = 5
 VALIDATION_SHARE = 0.1
 
@@ -21,9 +23,10 @@ def folds(
 ) -> Folds:
     """Cross-validation folds over patients, and why they are as they are.
 
-    Cases of the official test split stay out of all folds. With an official validation split there is one
-    fold: its validation cases are the ones scored. Groups (sites, scanners, diagnoses) are spread evenly.
-    Each fold's choices are made on a patient-wise tenth of its training cases.
+    With official training, validation and test splits there is one fold, exactly these. With a test split
+    alone, its cases stay out of all folds; with a validation split alone there is one fold, and its
+    validation cases are the ones scored. Groups (sites, scanners) and, where every case has one, classes are
+    spread evenly. Each fold's choices are made on a patient-wise tenth of its training cases.
 
     Args:
         cases: Cases with truth.
@@ -34,6 +37,8 @@ def folds(
     Raises:
         BadDataset: There is no case to learn from.
     """
+    if {case.split for case in cases} == {"train", "validation", "test"}:
+        return _as_given(cases)
     usable = _together([case for case in cases if case.split != "test"], contents or {})
     if not usable:
         raise BadDataset(
@@ -59,6 +64,24 @@ def folds(
         f"{count} folds over {len(patients)} patients, drawn with seed {seed}: no patient is both learnt "
         "from and scored, groups are spread evenly, and a tenth of each fold's training patients is used for "
         "choices only." + note
+    )
+
+
+def _as_given(cases: Sequence[Case]) -> Folds:
+    parts = {
+        name: tuple(case.id for case in cases if case.split == name)
+        for name in ("train", "validation", "test")
+    }
+    patients = {name: {case.patient for case in cases if case.split == name} for name in parts}
+    learnt = patients["train"] | patients["validation"]
+    if shared := learnt & patients["test"]:
+        raise BadDataset(
+            f"the official splits learn from patient '{min(shared)}' and score the same patient.",
+            cure="Split the dataset by patient.",
+        )
+    return (Fold(**parts),), (
+        "One fold, the official splits as the dataset brings them: its validation cases are used for choices "
+        "only, its test cases are the ones scored."
     )
 
 
@@ -158,7 +181,7 @@ def _spread(cases: Sequence[Case], count: int, rng: np.random.Generator) -> list
     groups: dict[str, str] = {}
     for case in cases:
         sizes[case.patient] = sizes.get(case.patient, 0) + 1
-        groups.setdefault(case.patient, case.group or "")
+        groups.setdefault(case.patient, f"{case.group or ''} {case.truth.get(CLASS, '')}")
     parts: list[set[str]] = [set() for _ in range(count)]
     load = [0] * count
     for group in sorted(set(groups.values())):
