@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ROOM = Path(__file__).parent
 
 DEFAULTS = {
+    "classification": "classification/chexnet",
     "counting": "counting/density",
     "detection": "detection/retinanet",
     "instances": "instances/stardist",
