@@ -1,11 +1,14 @@
 """Density counting: a network learns F_k(x) = Σ_i N(x; x_i, σ²) for every class k; the count is its integral.
 
 Loss: Σ_k λ_k |F_k − F̂_k|, mean over voxels (L1), in units of a single object's peak so that it does
-not vanish beside the background. Points are moved by augmentation and drawn afterwards, and resampling
-keeps each density's sum, so that the integral stays the count. Several classes are weighed by λ; an
-object's class is the arg-max of the classes' densities where their sum has a summit.
+not vanish beside the background; with `settings.windows` also over means within windows, (1,) being the loss
+as published. Points are moved by augmentation and drawn afterwards, and resampling keeps each density's sum,
+so that the integral stays the count. Several classes are weighed by λ; an object's class is the arg-max of
+the classes' densities where their sum has a summit.
 
-Summits say where objects lie; the count is the integral, not their number.
+Summits say where objects lie; the count is the integral, not their number. The network sees some forty
+objects at once and takes its statistics over the batch: those of a single image follow how many objects it
+holds, and to divide by them would take that out.
 """
 
 from __future__ import annotations
@@ -25,8 +28,9 @@ from isocenter.methods.method import Arrays, Speed, Trial
 from isocenter.methods.supervised import SupervisedMaps
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.encodings import densities
+from isocenter.parts.losses.windows import window_errors
 from isocenter.parts.networks.unet import UNet
-from isocenter.records import Budget, Fingerprint, Machine, Plan, Record, Stage
+from isocenter.records import Budget, Fingerprint, Machine, Network, Plan, Record, Stage
 from isocenter.tasks.counting import Counted
 
 CARD = {
@@ -41,17 +45,22 @@ CARD = {
     "published": {"VGG cells, 50 training images, MAE of Count-ception": "2.3"},
 }
 
-SIGMA_SHARE = 1 / 8
-SIGMAS = (1.5, 6.0)
+BATCH = 8
+WIDTHS = (32, 16, 8)
+STEPS = 3000
+"""Fewer steps than these are too few, whatever the network's width."""
+
 CALIBRATION_CASES = 20
 STEADY = 300.0
 """Objects that must be seen before a calibration is believed half."""
 
 
 class DensitySettings(Record):
-    """σ in voxels of the network's grid, weights by label in their order; None where data decide."""
+    """σ and the windows' edges in voxels of the network's grid, weights by label in their order; None where
+    data decide."""
 
     sigma: float | None = None
+    windows: tuple[int, ...] | None = None
     weights: tuple[float, ...] | None = None
     calibrate: bool = True
 
@@ -75,24 +84,16 @@ class Density(SupervisedMaps):
 
     @classmethod
     def decide(cls, fingerprint: Fingerprint, settings: Record) -> tuple[Record, dict[str, str]]:
-        """σ from how densely objects lie, weights from how often each class occurs."""
-        counts = {
-            label.name: sum(case.components.get(label.name, 0) for case in fingerprint.cases)
-            for label in fingerprint.labels
-        }
-        space = sum(
-            float(np.prod(np.multiply(case.shape, case.spacing_mm) / fingerprint.median_spacing_mm))
-            for case in fingerprint.cases
-        )
-        apart = (space / max(1, sum(counts.values()))) ** (1 / fingerprint.dims)
-        mean = sum(counts.values()) / max(1, len(counts))
-        weights = tuple(round(min(10.0, max(0.1, mean / max(1, count))), 3) for count in counts.values())
+        """σ and windows from how densely objects lie, weights from how often each class occurs."""
+        from isocenter.parts.rules import counting
+
+        counts = _counts(fingerprint)
+        apart = _apart(fingerprint)
+        mean = sum(counts) / max(1, len(counts))
+        weights = tuple(round(min(10.0, max(0.1, mean / max(1, count))), 3) for count in counts)
         ruled: dict[str, tuple[Any, str]] = {
-            "sigma": (
-                round(min(max(apart * SIGMA_SHARE, SIGMAS[0]), SIGMAS[1]), 2),
-                f"An eighth of the mean distance of objects ({apart:.3g} voxels), between {SIGMAS[0]:g} and "
-                f"{SIGMAS[1]:g}: neighbours' densities hardly overlap.",
-            ),
+            "sigma": counting.sigma(apart),
+            "windows": counting.windows(apart),
             "weights": (weights, "λ: inverse to how often a class occurs, between 0.1 and 10."),
         }
         open_ = {name: found for name, found in ruled.items() if getattr(settings, name) is None}
@@ -103,16 +104,17 @@ class Density(SupervisedMaps):
     def configure(
         cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
     ) -> tuple[Stage, ...]:
-        """The common stage, with one loss: coarser levels have no density of their own."""
-        why = "One loss: picking voxels of a density does not keep its sum."
-        return tuple(
-            stage.changed(
-                network=stage.unet.changed(
-                    deep_supervision=False, why={**stage.unet.why, "deep_supervision": why}
-                )
-            )
-            for stage in super().configure(fingerprint, budget, machine, speed, settings)
-        )
+        """The common stage on the common grid, with a smaller patch and a network of its own."""
+        (common,) = super().configure(fingerprint, budget, machine, None, settings)
+        for width in WIDTHS:
+            found = _stage(common, width, fingerprint, budget, machine, 0.0)
+            if not callable(speed) or budget.seconds is None:
+                return (_stage(common, WIDTHS[1], fingerprint, budget, machine, 0.0),)
+            seconds = speed(found)
+            found = _stage(common, width, fingerprint, budget, machine, seconds)
+            if budget.seconds / max(seconds, 1e-6) >= STEPS:
+                break
+        return (found,)
 
     @property
     def outputs(self) -> Mapping[str, int]:
@@ -152,15 +154,17 @@ class Density(SupervisedMaps):
 
     def criterion(self, scores: Tensor, **truth: Tensor) -> Tensor:
         weights = scores.new_tensor(self.settings.weights or (1.0,) * len(self.plan.labels)).float()
-        each = (scores.float() - truth["density"].float()).abs()
-        return (each * weights.view(1, -1, *[1] * (each.ndim - 2))).mean()
+        windows = self.settings.windows or (1,)
+        return (weights * window_errors(scores.float(), truth["density"].float(), windows)).mean()
 
     def decode(self, outputs: Mapping[str, np.ndarray], placement: Placement) -> Counted:
         """Density, counts and points on the file's own grid."""
-        found = np.maximum(outputs["density"].astype(np.float32), 0) * np.float32(self.unit)
+        found = outputs["density"].astype(np.float32)
         factor = self.tuned.get("factor", 1.0)
-        found *= np.float32(factor if isinstance(factor, int | float) else 1.0)
-        totals = found.sum(axis=tuple(range(1, found.ndim)), dtype=np.float64)
+        scale = self.unit * (factor if isinstance(factor, int | float) else 1.0)
+        # What lies below zero belongs to the integral that was learnt, though a density has none of it.
+        totals = np.maximum(_sums(found), 0) * scale
+        found = np.maximum(found, 0)
         density = _on_file(found, totals, placement)
         points = densities.peaks(found.sum(axis=0), round(float(totals.sum())), self.sigma)
         places = tuple(points.astype(np.int64).T)
@@ -188,13 +192,84 @@ class Density(SupervisedMaps):
         return {"factor": true / max(answered, 1e-6)}
 
 
+def _counts(fingerprint: Fingerprint) -> list[int]:
+    """Objects by label."""
+    return [
+        sum(case.components.get(label.name, 0) for case in fingerprint.cases) for label in fingerprint.labels
+    ]
+
+
+def _apart(fingerprint: Fingerprint) -> float:
+    """Mean distance of objects in voxels of the median spacing: the edge of what each has for itself."""
+    space = sum(
+        float(np.prod(np.multiply(case.shape, case.spacing_mm) / fingerprint.median_spacing_mm))
+        for case in fingerprint.cases
+    )
+    return float((space / max(1, sum(_counts(fingerprint)))) ** (1 / fingerprint.dims))
+
+
+def _stage(
+    common: Stage, width: int, fingerprint: Fingerprint, budget: Budget, machine: Machine, seconds: float
+) -> Stage:
+    """The common stage with a patch of some forty objects and a shallow network of the given width."""
+    from isocenter.parts.rules import counting
+    from isocenter.parts.rules.augmentation import augmentation
+    from isocenter.parts.rules.stage import unet
+    from isocenter.parts.rules.topology import topology
+    from isocenter.parts.rules.training import expected_steps, training
+
+    geometry = common.geometry
+    patch, why_patch = counting.patch(_apart(fingerprint), geometry.median_shape)
+    built = unet(topology(patch, geometry.spacing_mm, counting.HALVINGS), width)
+    samples = common.training.steps_per_epoch * common.training.batch
+    learnt = training(budget, machine, BATCH, samples, seconds_per_step=seconds, batch_dice=True)
+    passes = expected_steps(budget, BATCH, samples, seconds or 0.1) * BATCH / samples
+    augmented = augmentation(patch, passes, fingerprint.labels, geometry.anisotropic_axis)
+    mirrored = (
+        "As in training: each mirrored view is one more opinion, or would be a stranger to the network."
+    )
+    why_batch = "Of eight small patches from as many images the statistics are steady."
+    why_rate = "Twice AdamW's usual rate, which batch normalisation allows and few steps ask for."
+    return common.changed(
+        geometry=geometry.changed(patch=patch, why={**geometry.why, "patch": why_patch}),
+        network=_explained(built, common.unet, width),
+        training=learnt.changed(why={**learnt.why, "batch": why_batch, "learning_rate": why_rate}),
+        augmentation=augmented,
+        prediction=common.prediction.changed(
+            mirror=augmented.mirror, why={**common.prediction.why, "mirror": mirrored}
+        ),
+    )
+
+
+def _explained(built: Network, common: Network, width: int) -> Network:
+    return built.changed(
+        norm="batch",
+        deep_supervision=False,
+        why={
+            **common.why,
+            "features": f"{width} at first, the widest of {', '.join(map(str, WIDTHS[::-1]))} that leaves "
+            f"{STEPS:,} steps; doubled with each halving.",
+            "strides": "Three halvings: what is deeper sees the whole image, and learns the few images by "
+            "heart.",
+            "norm": "Over the batch: the statistics of one image follow how many objects it holds, and to "
+            "divide by them would take that out.",
+            "deep_supervision": "One loss: picking voxels of a density does not keep its sum.",
+        },
+    )
+
+
+def _sums(density: np.ndarray) -> np.ndarray:
+    """By label."""
+    return np.asarray(density.sum(axis=tuple(range(1, density.ndim)), dtype=np.float64))
+
+
 def _on_file(found: np.ndarray, totals: np.ndarray, placement: Placement) -> np.ndarray:
-    """The density on the file's grid, each label's sum as it was."""
+    """The density on the file's grid, each label's sum being its total."""
     if placement.cropped != placement.shape:
         found = np.maximum(resample(found, placement.cropped, 1), 0)
-        sums = found.sum(axis=tuple(range(1, found.ndim)), dtype=np.float64)
-        ratios = np.divide(totals, sums, out=np.zeros_like(totals), where=sums > 0)
-        found = found * ratios.reshape(-1, *[1] * (found.ndim - 1)).astype(np.float32)
+    sums = _sums(found)
+    ratios = np.divide(totals, sums, out=np.zeros_like(totals), where=sums > 0)
+    found = found * ratios.reshape(-1, *[1] * (found.ndim - 1)).astype(np.float32)
     return np.stack([placement.whole(plane) for plane in found])
 
 
