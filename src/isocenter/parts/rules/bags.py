@@ -1,0 +1,172 @@
+"""Rules for bags: what is asked of them, how wide layers are, how many bags make a step."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from isocenter.parts.rules.normalisation import normalisation
+from isocenter.parts.rules.training import training
+from isocenter.records import (
+    Augmentation,
+    Budget,
+    Fingerprint,
+    Geometry,
+    Machine,
+    Normalisation,
+    Prediction,
+    Stage,
+)
+
+FEATURES = "features"
+INSTANCES_PER_STEP = 2000
+MOST_BAGS = 4
+
+_NEGATIVE = re.compile(
+    r"(0|no|none|not?[ _-].*|non[ _-]?.*|neg|negative|normal|benign|healthy|control|absent|wild[ _-]?type|wt|"
+    r"false|background)",
+    re.IGNORECASE,
+)
+_WHY_UNVARIED = "Without effect: instances are taken as they are."
+
+
+def is_features(fingerprint: Fingerprint) -> bool:
+    """Whether inputs are bags of features, rather than slides."""
+    return all(channel.modality == FEATURES for channel in fingerprint.channels)
+
+
+def exclusive(fingerprint: Fingerprint) -> tuple[bool, str]:
+    """Whether every case has exactly one class."""
+    counts = [sum(number > 0 for number in case.components.values()) for case in fingerprint.cases]
+    single = bool(counts) and all(count == 1 for count in counts)
+    return single, "Every bag has one class." if single else "Some bags have several classes, or none."
+
+
+def positive(fingerprint: Fingerprint) -> tuple[str | None, str]:
+    """Of two classes, the one that is looked for: not the one whose name denies something, else the last."""
+    names = [label.name for label in fingerprint.labels]
+    if len(names) != 2 or not exclusive(fingerprint)[0]:
+        return None, ""
+    asserting = [name for name in names if not _NEGATIVE.fullmatch(name)]
+    if len(asserting) == 1:
+        return asserting[
+            0
+        ], f"The other class, '{(set(names) - set(asserting)).pop()}', is its absence by name."
+    return names[-1], "The last of two classes; set the other where it is the one whose instances show it."
+
+
+def hidden(fingerprint: Fingerprint) -> tuple[tuple[int, ...], str]:
+    """Widths of the layers that embed an instance."""
+    if is_features(fingerprint) and fingerprint.median_shape[-1] < 512:
+        return (256, 128, 64), (
+            "Three layers, as on the classic sets (Ilse et al. 2018): measured numbers need to be combined."
+        )
+    return (512,), "One layer, as CLAM: features of an encoder need only be weighed (Lu et al. 2021)."
+
+
+def tiles(fingerprint: Fingerprint, um: float) -> int:
+    """Tiles of so many µm on half of the median slide."""
+    area = np.prod(np.multiply(fingerprint.median_shape, fingerprint.median_spacing_mm))
+    return max(1, round(float(area) / 2 / (um / 1000) ** 2))
+
+
+def stage(
+    fingerprint: Fingerprint,
+    budget: Budget,
+    machine: Machine,
+    sample: tuple[int, int],
+    mpp: float,
+    seconds: float,
+) -> Stage:
+    """The only stage of a method that sees whole bags.
+
+    Args:
+        fingerprint: The measured dataset.
+        budget: Time, or epochs.
+        machine: Where training will run.
+        sample: Instances of the median bag, and numbers of each.
+        mpp: µm of a tile's pixel, for slides.
+        seconds: Of a step, as measured; 0 where nobody did.
+    """
+    cases = max(1, len(fingerprint.cases))
+    batch = int(np.clip(INSTANCES_PER_STEP // sample[0], 1, min(MOST_BAGS, cases)))
+    learnt = training(budget, machine, batch, cases, seconds_per_step=seconds, batch_dice=False)
+    why = {
+        **learnt.why,
+        "batch": f"Bags a step: as many as hold about {INSTANCES_PER_STEP:,} instances, at most {MOST_BAGS}.",
+        "optimiser": "AdamW, whatever the budget: labels are few, and gradients of attention uneven.",
+        "learning_rate": "Of Ilse et al. (2018).",
+        "weight_decay": "Strong, for bags are few and networks would learn them by heart.",
+        "momentum": "AdamW's default.",
+        "clip": "Longer gradients are shortened: AdamW's memory depends on their length.",
+        "foreground_share": "Without effect: a sample is a whole bag.",
+        "batch_dice": "Without effect: there are no voxels.",
+    }
+    return Stage(
+        name="bags",
+        geometry=_geometry(fingerprint, sample, mpp),
+        normalisation=_normalisation(fingerprint),
+        training=learnt.changed(
+            optimiser="adamw", learning_rate=5e-4, weight_decay=1e-2, momentum=0.9, clip=1.0, why=why
+        ),
+        augmentation=_unvaried(),
+        prediction=Prediction.parse({"why": {"mirror": "Without effect: a bag is seen whole, and once."}}),
+    )
+
+
+def _geometry(fingerprint: Fingerprint, sample: tuple[int, int], mpp: float) -> Geometry:
+    numbers = is_features(fingerprint)
+    spacing = (1.0, 1.0) if numbers else (mpp / 1000, mpp / 1000)
+    return Geometry(
+        dims=2,
+        spacing_mm=spacing,
+        median_shape=sample,
+        patch=sample,
+        image_order=1,
+        through_order=1,
+        why={
+            "dims": _in_words(fingerprint, sample),
+            "spacing_mm": "Without effect: features have no grid."
+            if numbers
+            else "The resolution of tiles, see settings.mpp.",
+            "patch": "Without effect: a sample is a bag, whatever its size; the median one is written here.",
+            "median_shape": "Without effect: instances of the median bag, and numbers of each.",
+        },
+    )
+
+
+def _in_words(fingerprint: Fingerprint, sample: tuple[int, int]) -> str:
+    """What bags are like, and how classes are divided among them."""
+    count = len(fingerprint.cases)
+    has = [
+        f"{sum(case.components.get(label.name, 0) > 0 for case in fingerprint.cases)} are {label.name}"
+        for label in fingerprint.labels
+    ]
+    if is_features(fingerprint):
+        sizes = [case.shape[0] for case in fingerprint.cases]
+        bags = f"{min(sizes)} to {max(sizes)} instances, {sample[0]} in the median, of {sample[1]} features"
+    else:
+        bags = f"about {sample[0]} tiles of tissue, each as {sample[1]} numbers"
+    return f"One network on bags of {bags}. Of {count} bags {', '.join(has)}."
+
+
+def _normalisation(fingerprint: Fingerprint) -> Normalisation:
+    if not is_features(fingerprint):
+        return normalisation(fingerprint)
+    plain = normalisation(fingerprint)
+    why = {
+        f"channels.{channel.name}": "Left as they are here: the network standardises each feature by the "
+        "instances that it learns from."
+        for channel in fingerprint.channels
+    }
+    return plain.changed(
+        channels=tuple(scheme.changed(scheme="none") for scheme in plain.channels),
+        nonzero=False,
+        why={**why, "nonzero": "Without effect."},
+    )
+
+
+def _unvaried() -> Augmentation:
+    off = {key: 0.0 for key in Augmentation.model_fields if key.endswith("_probability")}
+    return Augmentation.parse({**off, "why": dict.fromkeys((*off, "mirror"), _WHY_UNVARIED)})
