@@ -39,3 +39,10 @@ def test_summits_are_where_the_points_were() -> None:
     assert {tuple(point) for point in found} == {tuple(point) for point in points}
     assert len(peaks(drawn[0], 2, 1.5)) == 2
     assert len(peaks(np.zeros((5, 5)), 3, 1.5)) == 0
+
+
+def test_summits_lower_than_asked_are_left_out() -> None:
+    values = np.zeros((20, 20))
+    values[4, 5], values[15, 10] = 1.0, 0.05
+    assert peaks(values, 5, 2.0, 0.1).tolist() == [[4.0, 5.0]]
+    assert len(peaks(values, 5, 2.0)) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from isocenter.parts.rules import counting
+from isocenter.records import Label
 
 
 def test_cells_nineteen_pixels_apart() -> None:
@@ -25,3 +26,15 @@ def test_windows_are_never_named_twice() -> None:
 def test_a_patch_divides_by_its_halvings_and_hardly_exceeds_the_image(shape: tuple[int, ...]) -> None:
     edges, _ = counting.patch(50.0, shape)
     assert all(edge % 8 == 0 and edge < size + 8 for edge, size in zip(edges, shape, strict=True))
+
+
+def test_objects_are_turned_and_mirrored_but_hardly_changed_in_brightness() -> None:
+    varied = counting.variation((128, 128))
+    assert (varied.rotation, varied.mirror) == ((180.0,), (0, 1))
+    assert varied.rotation_probability == 0.5
+    assert varied.brightness_probability == varied.gamma_probability == 0.1
+    assert counting.variation((128, 128), [Label(name="left cell", values=(1,))]).mirror == ()
+    assert (
+        varied.why["mirror"]
+        != counting.variation((128, 128), [Label(name="left", values=(1,))]).why["mirror"]
+    )

@@ -50,6 +50,9 @@ WIDTHS = (32, 16, 8)
 STEPS = 3000
 """Fewer steps than these are too few, whatever the network's width."""
 
+LEAST_SUMMIT = 0.1
+"""Of a single object's peak; what is lower is no object, however many the density counts."""
+
 CALIBRATION_CASES = 20
 STEADY = 300.0
 """Objects that must be seen before a calibration is believed half."""
@@ -166,7 +169,8 @@ class Density(SupervisedMaps):
         totals = np.maximum(_sums(found), 0) * scale
         found = np.maximum(found, 0)
         density = _on_file(found, totals, placement)
-        points = densities.peaks(found.sum(axis=0), round(float(totals.sum())), self.sigma)
+        number = round(float(totals.sum()))
+        points = densities.peaks(found.sum(axis=0), number, self.sigma, LEAST_SUMMIT)
         places = tuple(points.astype(np.int64).T)
         classes = found[(slice(None), *places)].argmax(axis=0) if len(points) else np.zeros(0, np.int64)
         ratio = np.array(placement.cropped) / np.array(placement.shape)
@@ -213,21 +217,17 @@ def _stage(
 ) -> Stage:
     """The common stage with a patch of some forty objects and a shallow network of the given width."""
     from isocenter.parts.rules import counting
-    from isocenter.parts.rules.augmentation import augmentation
     from isocenter.parts.rules.stage import unet
     from isocenter.parts.rules.topology import topology
-    from isocenter.parts.rules.training import expected_steps, training
+    from isocenter.parts.rules.training import training
 
     geometry = common.geometry
     patch, why_patch = counting.patch(_apart(fingerprint), geometry.median_shape)
     built = unet(topology(patch, geometry.spacing_mm, counting.HALVINGS), width)
     samples = common.training.steps_per_epoch * common.training.batch
     learnt = training(budget, machine, BATCH, samples, seconds_per_step=seconds, batch_dice=True)
-    passes = expected_steps(budget, BATCH, samples, seconds or 0.1) * BATCH / samples
-    augmented = augmentation(patch, passes, fingerprint.labels, geometry.anisotropic_axis)
-    mirrored = (
-        "As in training: each mirrored view is one more opinion, or would be a stranger to the network."
-    )
+    augmented = counting.variation(patch, fingerprint.labels, geometry.anisotropic_axis)
+    mirrored = "As in training: each mirrored view is one more opinion."
     why_batch = "Of eight small patches from as many images the statistics are steady."
     why_rate = "Twice AdamW's usual rate, which batch normalisation allows and few steps ask for."
     return common.changed(

@@ -73,13 +73,14 @@ def masses(points: Floats, shape: Sequence[int], sigma: float) -> NDArray[np.flo
     return np.asarray(1 / np.maximum(inside, 1e-3))
 
 
-def peaks(values: Floats, count: int, apart: float) -> NDArray[np.float64]:
+def peaks(values: Floats, count: int, apart: float, least: float = 0.0) -> NDArray[np.float64]:
     """The highest summits of a density, as array indices (n, dims).
 
     Args:
         values: (*space).
-        count: How many are looked for.
+        count: How many are looked for at most.
         apart: Least distance in voxels.
+        least: Lower summits do not count.
     """
     from skimage.feature import peak_local_max
 
@@ -90,7 +91,7 @@ def peaks(values: Floats, count: int, apart: float) -> NDArray[np.float64]:
         min_distance=max(1, round(apart)),
         num_peaks=count,
         exclude_border=False,
-        threshold_abs=1e-12,
+        threshold_abs=max(least, 1e-12),
     )
     return np.asarray(found, dtype=np.float64)
 

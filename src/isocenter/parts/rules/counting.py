@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from isocenter.parts.rules.augmentation import LIGHT_PASSES, augmentation
 from isocenter.parts.rules.spacing import Shape
+from isocenter.records import Augmentation, Label
 
 SIGMA_SHARE = 1 / 8
 SIGMAS = (1.5, 6.0)
@@ -57,4 +59,34 @@ def patch(apart: float, median_shape: Sequence[int]) -> tuple[Shape, str]:
     return edges, (
         f"About {OBJECTS} objects, or the whole image: whether something is an object shows near to it, and "
         "small parts of many images differ more than one image does."
+    )
+
+
+def variation(patch: Shape, labels: Sequence[Label] = (), through: int | None = None) -> Augmentation:
+    """The augmentation, reasons included: objects lie any way round, but how bright they are tells their
+    number.
+
+    Args:
+        patch: Voxels per axis, as the network sees them.
+        labels: Names that speak of left and right forbid mirroring.
+        through: The strongly anisotropic axis, if the network sees one.
+    """
+    light = augmentation(patch, 0.0, labels, through)
+    full = augmentation(patch, LIGHT_PASSES, labels, through)
+    bright = "One in ten: where objects overlap, how bright they are tells how many there are."
+    sharp = "One in twenty: neighbours that melt into one cannot be counted."
+    rates = {
+        "rotation_probability": (0.5, "Every other sample: single objects lie any way round."),
+        "brightness_probability": (0.1, bright),
+        "contrast_probability": (0.1, bright),
+        "gamma_probability": (0.1, bright),
+        "blur_probability": (0.05, sharp),
+        "low_resolution_probability": (0.05, sharp),
+    }
+    why = {**light.why, **{name: full.why[name] for name in ("rotation", "mirror")}}
+    return light.changed(
+        rotation=full.rotation,
+        mirror=full.mirror,
+        **{name: rate for name, (rate, _) in rates.items()},
+        why={**why, **{name: reason for name, (_, reason) in rates.items()}},
     )
