@@ -56,7 +56,7 @@ def main() -> None:
         "pairs": len(questions),
         "methods": found,
         "systems": {
-            title.split(",")[0]: {what + title.partition(",")[2]: said(values)}
+            title.split(", ")[0]: {", ".join([what, *title.split(", ")[1:]]): said(values)}
             for title, values in found.items()
             if "/" in title
         },
@@ -173,12 +173,12 @@ def said(values: dict[str, Any]) -> str:
 def arguments() -> argparse.Namespace:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("--run", action="append", required=True)
-    options.add_argument("--classic", action="append", default=None, help="registration/affine if not given")
+    options.add_argument("--classic", action="append", default=None, help="affine and deformable if not given")
     options.add_argument("--peer-python", default="/work/peers/ants/bin/python", help="empty for no peer")
     options.add_argument("--pairs", type=int, default=None, help="the first so many; all if not given")
     options.add_argument("--name", default="registration", help="of the file in benchmarks/results")
     chosen = options.parse_args()
-    chosen.classic = chosen.classic or ["registration/affine"]
+    chosen.classic = chosen.classic or ["registration/affine", "registration/deformable"]
     return chosen
 
 
