@@ -311,7 +311,7 @@ def test_a_few_dozen_steps_find_bright_blocks(built: Built, key: str, dims: int)
     seed_step(0, 0)
     method = type(planned)(planned.plan, planned.stage)
     image, boxes = blocks(dims)
-    training = method.stage.training.changed(optimiser="adamw", clip=1.0, precision="float32")
+    training = method.stage.training.changed(optimiser="adamw", momentum=0.9, clip=1.0, precision="float32")
     compute = Compute(device=torch.device("cpu"), training=training)
     encoded = method.encode({**sample(boxes, image.shape[1:]), "image": torch.from_numpy(image)})
     batch: Batch = {name: value[None] for name, value in encoded.items()}

@@ -135,8 +135,18 @@ class BoxAnswers(Method):
 
     def decode(self, outputs: Mapping[str, np.ndarray], placement: Placement) -> Detections:
         """Of candidates on one object the best, in voxels of the file."""
-        threshold = self.tuned.get("threshold", THRESHOLD)
-        return self._answer(outputs, placement, self._overlap, cast(float, threshold))
+        threshold = cast(float, self.tuned.get("threshold", THRESHOLD))
+        return self._answer(self.candidates(outputs, self.tuned), placement, self._overlap, threshold)
+
+    def candidates(self, outputs: Mapping[str, np.ndarray], tuned: Mapping[str, Any]) -> Arrays:
+        """Candidates from averaged outputs, as the values of `options` or what was tuned say; by default the
+        outputs themselves."""
+        return dict(outputs)
+
+    def options(self) -> Sequence[Mapping[str, float]]:
+        """What `candidates` may be told: the first is the default, the best on cases that are not scored
+        wins."""
+        return ({},)
 
     @property
     def _overlap(self) -> float:
@@ -164,16 +174,20 @@ class BoxAnswers(Method):
         )
 
     def tune(self, trials: Callable[[], Iterator[Trial]]) -> dict[str, Any]:
-        """`overlap`, from which boxes drop each other, by mean AP; then the score with the best F1."""
-        evidence: dict[float, list[Mapping[str, Any]]] = {overlap: [] for overlap in OVERLAPS}
+        """`overlap`, from which boxes drop each other, and one of the `options`, by mean AP; then the score
+        with the best F1."""
+        every = [(option, overlap) for option in self.options() for overlap in OVERLAPS]
+        evidence: list[list[Mapping[str, Any]]] = [[] for _ in every]
         for trial in islice(trials(), TRIALS):
-            for overlap, judged in evidence.items():
-                answer = self._answer(trial.outputs, trial.placement, overlap, THRESHOLD)
+            for (option, overlap), judged in zip(every, evidence, strict=True):
+                found = self.candidates(trial.outputs, option)
+                answer = self._answer(found, trial.placement, overlap, THRESHOLD)
                 judged.append(cast(Any, TASK.evidence(answer, trial.truth, self.plan)["labels"]))
-        names = [label.name for label in self.plan.labels]
-        dims = self.plan.dims
-        best = max(OVERLAPS, key=lambda overlap: mean_precision(evidence[overlap], names, dims))
-        return {"overlap": best, "threshold": best_threshold(evidence[best], names, dims)}
+        names, dims = [label.name for label in self.plan.labels], self.plan.dims
+        best = max(range(len(every)), key=lambda number: mean_precision(evidence[number], names, dims))
+        option, overlap = every[best]
+        threshold = best_threshold(evidence[best], names, dims)
+        return {**option, "overlap": overlap, "threshold": threshold}
 
 
 class Detector(BoxAnswers, SupervisedMaps):
@@ -212,19 +226,11 @@ class Detector(BoxAnswers, SupervisedMaps):
         cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
     ) -> tuple[Stage, ...]:
         """The common stage, with one head for all levels, and without mirrored views."""
-        deep = "Off: every level has answers of its own already."
-        single = "Off: boxes of mirrored views would have to be fused, at several times the cost."
-        found = []
-        for stage in super().configure(fingerprint, budget, machine, speed, settings):
-            network = stage.unet.changed(
-                deep_supervision=False, why={**stage.unet.why, "deep_supervision": deep}
-            )
-            prediction = stage.prediction.changed(mirror=(), why={**stage.prediction.why, "mirror": single})
-            found.append(stage.changed(network=network, prediction=prediction))
-        return tuple(found)
+        found = super().configure(fingerprint, budget, machine, speed, settings)
+        return tuple(for_boxes(stage) for stage in found)
 
     def build(self) -> dict[str, nn.Module]:
-        return {"network": self.network(len(self.plan.channels), len(self.plan.labels))}
+        return {"network": self.network(self.channels, len(self.plan.labels))}
 
     def targets(self, true: TrueObjects) -> dict[str, Tensor]:
         """What the network is asked for in a patch; made in the worker."""
@@ -290,7 +296,11 @@ class Detector(BoxAnswers, SupervisedMaps):
         those a little beyond, so that objects that its walls cut are left to the neighbour that sees them
         whole.
         """
-        image = np.asarray(arrays["image"], dtype=np.float32)
+        boxes, scores, classes = self.windowed(np.asarray(arrays["image"], dtype=np.float32), network)
+        return {"boxes": boxes.numpy(), "scores": scores.numpy(), "classes": classes.numpy()}
+
+    def windowed(self, image: np.ndarray, network: Network) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (n, 2 d), scores and classes of all windows over an image (channel, *space)."""
         layout = Windows.over(image.shape[1:], self.stage.geometry.patch, self.stage.prediction.overlap)
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         pending = iter(layout.corners)
@@ -301,10 +311,20 @@ class Detector(BoxAnswers, SupervisedMaps):
                     layout.own(corner, *(given[name][row] for name in ("boxes", "scores", "classes")))
                 )
         boxes, scores, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return {"boxes": boxes.numpy(), "scores": scores.numpy(), "classes": classes.numpy()}
+        return boxes, scores, classes
 
 
 # ------------------------------------------------------------------------------------------------- levels
+
+
+def for_boxes(stage: Stage) -> Stage:
+    """A common stage with one head for all levels, and without mirrored views."""
+    deep = "Off: every level has answers of its own already."
+    single = "Off: boxes of mirrored views would have to be fused, at several times the cost."
+    return stage.changed(
+        network=stage.unet.changed(deep_supervision=False, why={**stage.unet.why, "deep_supervision": deep}),
+        prediction=stage.prediction.changed(mirror=(), why={**stage.prediction.why, "mirror": single}),
+    )
 
 
 def ladder(

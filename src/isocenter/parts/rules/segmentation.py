@@ -122,6 +122,31 @@ def _members(one: Stage) -> tuple[int, str]:
     return timing.members(steps, steps / training.steps_per_epoch)
 
 
+def single(
+    fingerprint: Fingerprint,
+    budget: Budget,
+    machine: Machine,
+    speed: timing.Speed | float | None,
+    grid: Grid,
+    why: str,
+) -> Stage:
+    """One stage on a given grid, by the same rules.
+
+    Args:
+        fingerprint: The measured dataset.
+        budget: For this stage alone.
+        machine: Where training will run.
+        speed: As for `stages`.
+        grid: What the network sees.
+        why: The reason for this stage.
+    """
+    rate = float(speed) if isinstance(speed, float | int) else timing.assumed_speed(machine)
+    situation = Situation(fingerprint, budget, machine, rate)
+    measure = _once(speed) if callable(speed) and budget.seconds is not None else None
+    decided, _ = _settled(situation, grid, budget, measure)
+    return stage(replace(decided, why_stage=why), fingerprint, machine, situation.learnt_from)
+
+
 # -------------------------------------------------------------------------------------- which networks
 
 

@@ -111,9 +111,21 @@ def sample_patch(
     wanted = tuple(int(n) for n in source_size or size)
     corner = [s - (w - n) // 2 for s, w, n in zip(start, wanted, size, strict=True)]
     padding = padding or {}
-    read = {name: _read(volume, corner, wanted, padding.get(name, 0)) for name, volume in volumes.items()}
+    read = {name: cut_out(volume, corner, wanted, padding.get(name, 0)) for name, volume in volumes.items()}
     moved = {name: np.asarray(each) - np.array(corner, each.dtype) for name, each in (points or {}).items()}
     return {**read, **moved}
+
+
+def cut_out(volume: NDArray[Any], corner: Sequence[int], size: Sequence[int], outside: float) -> NDArray[Any]:
+    """A box (channel, *size) of a volume (channel, *space) in memory of its own, with one value outside."""
+    patch = np.full((volume.shape[0], *size), outside, dtype=volume.dtype)
+    there, here = [slice(None)], [slice(None)]
+    for have, low, want in zip(volume.shape[1:], corner, size, strict=True):
+        first, last = min(max(low, 0), have), max(min(low + want, have), 0)
+        there.append(slice(first, last))
+        here.append(slice(first - low, max(last, first) - low))
+    patch[tuple(here)] = volume[tuple(there)]
+    return patch
 
 
 def _common_shape(volumes: Mapping[str, NDArray[Any]]) -> tuple[int, ...]:
@@ -153,17 +165,6 @@ def _start(
         else:
             start.append(int(np.clip(int(centre[axis]) - want // 2, 0, room)))
     return start
-
-
-def _read(volume: NDArray[Any], corner: Sequence[int], size: Sequence[int], outside: float) -> NDArray[Any]:
-    patch = np.full((volume.shape[0], *size), outside, dtype=volume.dtype)
-    there, here = [slice(None)], [slice(None)]
-    for have, low, want in zip(volume.shape[1:], corner, size, strict=True):
-        first, last = min(max(low, 0), have), max(min(low + want, have), 0)
-        there.append(slice(first, last))
-        here.append(slice(first - low, max(last, first) - low))
-    patch[tuple(here)] = volume[tuple(there)]
-    return patch
 
 
 def _some(flat: NDArray[np.intp], shape: Sequence[int], rng: Generator, limit: int) -> NDArray[np.int32]:
