@@ -27,6 +27,7 @@ DEFAULTS = {
     "localisation": "localisation/box_regression",
     "registration": "registration/voxelmorph",
     "segmentation": "segmentation/nnunet",
+    "sequences": "sequences/gesture_lstm",
 }
 """The method that answers a task where the user names none."""
 

@@ -33,7 +33,7 @@ _TAG = re.compile(
     r"[_\-/.](seg|segmentation|pred|prediction|predicted|answer|mask|masks|label|labels|boxes|slices|gt|truth|manual)$",
     re.IGNORECASE,
 )
-_ABOUT_IMAGES = ("detection", "localisation")
+_ABOUT_IMAGES = ("detection", "localisation", "sequences")
 """Tasks whose answers do not look like images: a folder with images of its own is a dataset."""
 _DEFAULT = "segmentation"
 _PLAIN = (".json", ".geojson", ".csv", ".tsv", ".npz", ".npy", ".txt")

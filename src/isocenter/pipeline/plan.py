@@ -13,8 +13,20 @@ import isocenter
 from isocenter import methods
 from isocenter.errors import BadPlan
 from isocenter.parts.rules.folds import folds, given_folds
+from isocenter.parts.rules.held_out import held_out
 from isocenter.parts.rules.training import samples_per_epoch, why_steps
-from isocenter.records import Budget, Dataset, Fingerprint, Machine, Plan, Record, Section, Stage, override
+from isocenter.records import (
+    Budget,
+    Dataset,
+    Fingerprint,
+    Fold,
+    Machine,
+    Plan,
+    Record,
+    Section,
+    Stage,
+    override,
+)
 
 Speed = Callable[[Stage], float]
 
@@ -54,7 +66,8 @@ def make(
         method: A key of the catalogue, or a method file of the user's own.
         budget: Time per fold, or epochs.
         seed: What chance starts from.
-        overrides: Values by dotted key, see `apply_overrides`.
+        overrides: Values by dotted key, see `apply_overrides`; `folds` is a number, or `patients` or `groups`
+            to hold out each of them once.
         device: Where training will run, if `machine` does not say it.
         machine: Where training will run.
         speed: Measures a stage's seconds per training step; or multiply-accumulates per second; where
@@ -66,6 +79,7 @@ def make(
     """
     changes, wishes = dict(methods.changes(method)), dict(overrides or {})
     seed = _whole("seed", wishes.pop("seed", changes.pop("seed", seed)))
+    number = wishes.pop("folds", changes.pop("folds", None))
     task = methods.task_of(method)
     if dataset.task != task:
         what = f"the method '{method}' answers '{task}', but the dataset asks for '{dataset.task}'."
@@ -77,7 +91,7 @@ def make(
     if speed is None and budget.seconds is not None:
         speed = _stopwatch(fingerprint, method, place, settings)
     stages = chosen.configure(fingerprint, budget, place, speed, settings)  # type: ignore[arg-type]
-    divided, why_folds = _folds(dataset, fingerprint, seed)
+    divided, why_folds = _folds(dataset, fingerprint, seed, number)
     plan = Plan(
         isocenter=isocenter.__version__,
         task=task,
@@ -116,10 +130,13 @@ def _stopwatch(fingerprint: Fingerprint, method: str, machine: Machine, settings
     return stopwatch(fingerprint, method, machine, settings)
 
 
-def _folds(dataset: Dataset, fingerprint: Fingerprint, seed: int) -> Any:
-    if dataset.folds:
+def _folds(dataset: Dataset, fingerprint: Fingerprint, seed: int, wish: Any) -> tuple[tuple[Fold, ...], str]:
+    if dataset.folds and wish is None:
         return given_folds(dataset.folds, dataset.cases, seed)
-    return folds(dataset.cases, seed, contents={case.id: case.content for case in fingerprint.cases})
+    units, number, note = held_out(dataset.cases, wish)
+    contents = {case.id: case.content for case in fingerprint.cases}
+    divided, why = folds(units, seed, number, contents)
+    return divided, why + note
 
 
 def _with_epoch(stage: Stage, cases: int) -> Stage:
@@ -245,7 +262,7 @@ TITLES = {
     "normalisation": "Intensities",
     "network": "The network",
     "training": "Learning",
-    "augmentation": "Variation of the training images",
+    "augmentation": "Variation of the training samples",
     "prediction": "Prediction",
 }
 
@@ -284,6 +301,14 @@ SAYINGS = {
     "prediction.border": Saying("Beyond the border"),
 }
 
+SAYINGS_OF_SIGNALS = {
+    "geometry.spacing_mm": Saying("Time between frames", "{} s"),
+    "geometry.median_shape": Saying("Median recording", "{} frames"),
+    "geometry.patch": Saying("Window", "{} frames"),
+    "training.batch": Saying("Batch", "{} windows a step"),
+}
+"""What is said otherwise where images have one axis, which is time."""
+
 
 def explain(plan: Plan) -> str:
     """The plan in plain words, wrapped to lines: every decision with its reason."""
@@ -314,10 +339,14 @@ def _overview(plan: Plan) -> str:
     machine = plan.machine
     memory = machine.accelerator_gb or machine.memory_gb
     return (
-        f"Looks for {labels} in {plan.dims}D images ({channels}). Planned by isocenter {plan.isocenter} for "
+        f"Looks for {labels} in {_images(plan)} ({channels}). Planned by isocenter {plan.isocenter} for "
         f"{plan.budget} {'a fold' if plan.budget.seconds else 'a network'} on {machine.device} "
         f"({machine.name}, {machine.cores} cores, {memory:g} GB), seed {plan.seed}."
     )
+
+
+def _images(plan: Plan) -> str:
+    return f"{plan.dims}D images" if plan.dims > 1 else "recordings over time"
 
 
 def _kept_back(plan: Plan) -> str:
@@ -345,12 +374,13 @@ def _networks(plan: Plan) -> str:
 def _section(stage: Stage, name: str) -> list[str]:
     section: Section = getattr(stage, name)
     lines = []
-    for title, value, why in _items(section, name):
+    special = SAYINGS_OF_SIGNALS if stage.geometry.dims == 1 else {}
+    for title, value, why in _items(section, name, {**SAYINGS, **special}):
         lines += _paragraph(f"{title}: {value}. {why}".rstrip(), "  ", "    ")
     return lines
 
 
-def _items(section: Section, name: str) -> Iterator[tuple[str, str, str]]:
+def _items(section: Section, name: str, sayings: Mapping[str, Saying]) -> Iterator[tuple[str, str, str]]:
     """Title, value and reason of each decision; what was left at its default for no reason is not said."""
     if name == "normalisation":
         for scheme in getattr(section, "channels"):  # noqa: B009 - the section's type is not narrowed here
@@ -360,7 +390,7 @@ def _items(section: Section, name: str) -> Iterator[tuple[str, str, str]]:
         why = section.why.get(field, "")
         if not why or key == "geometry.dims" or why.startswith("Without effect"):
             continue
-        saying = SAYINGS.get(key, Saying(field.replace("_", " ").capitalize()))
+        saying = sayings.get(key, Saying(field.replace("_", " ").capitalize()))
         yield saying.title, saying.form.format(_value(key, getattr(section, field))), why
 
 

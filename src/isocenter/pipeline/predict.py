@@ -524,9 +524,8 @@ def unfamiliar(image: Image, fingerprint: Fingerprint) -> list[str]:
     for axis, own in enumerate(image.spacing_mm):
         seen = [case.spacing_mm[axis] for case in fingerprint.cases]
         if not min(seen) / 1.5 <= own <= max(seen) * 1.5:
-            remarks.append(
-                f"voxels of {own:g} mm along axis {axis}; the model has seen {min(seen):g} … {max(seen):g}."
-            )
+            what = f"voxels of {own:g} mm along axis {axis}" if image.dims > 1 else f"frames every {own:g} s"
+            remarks.append(f"{what}; the model has seen {min(seen):g} … {max(seen):g}.")
     if image.channels == len(fingerprint.intensities):
         for channel, known in zip(image.array, fingerprint.intensities, strict=True):
             if known.modality != "ct":

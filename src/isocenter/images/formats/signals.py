@@ -39,7 +39,7 @@ ABOUT = (*USERS, "site", "group", "recording", "trial", "case", "id", "frame", "
 SEGMENT = ("start", "end")
 
 STRAYING = 0.5
-"""How far a frame's time may lie from its place on an even axis, as a share of the time between frames."""
+"""By how much the time between two frames may differ from the mean, as a share of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,14 +182,14 @@ def _axis(frames: int, times: NDArray[np.float64] | None, path: Path) -> Geometr
     if times is None or frames < 2:
         return Geometry.plain((frames,))
     step = float(times[-1] - times[0]) / (frames - 1)
-    even = times[0] + step * np.arange(frames)
-    off = np.abs(times - even)
-    if step <= 0 or off.max() > STRAYING * step:
-        worst = int(off.argmax())
+    off = np.abs(np.diff(times) - step)
+    if step <= 0:
+        raise UnreadableFile("its times do not rise.", where=path, cure="Sort the rows by time.")
+    if off.max() > STRAYING * step:
+        place = int(off.argmax()) + 1
         raise UnreadableFile(
-            "its times do not rise."
-            if step <= 0
-            else f"its times are not even: frame {worst + 1} lies {off[worst]:.3g} s off its place.",
+            f"its times are not even: frame {place + 1} comes {np.diff(times)[place - 1]:.3g} s after "
+            f"the one before, where {step:.3g} s are usual.",
             where=path,
             cure="Resample it to even steps; a recording with a gap is two recordings.",
         )

@@ -259,8 +259,17 @@ class Augmenter:
             raise BadPlan(f"the sample's arrays differ in shape: {sorted(shapes)}.")
         return shapes.pop() if shapes else None
 
+    @property
+    def _varied(self) -> bool:
+        """Whether anything is ever changed."""
+        section = self.section
+        chances = [getattr(section, name) for name in type(section).model_fields if "probability" in name]
+        return any(chances) or bool(section.mirror)
+
     def _check(self) -> None:
         section, dims = self.section, len(self._plane)
+        if len(self.patch) == 1 and not self._varied:
+            return
         if dims not in (2, 3):
             raise BadPlan(f"a patch of {len(self.patch)} axes cannot be augmented.", cure="Give 2 or 3 axes.")
         if len(section.rotation) not in {0, 1 if dims == 2 else 3, len(self.patch) if dims == 2 else 3}:

@@ -1,0 +1,53 @@
+"""What a fold holds out, where the user says it."""
+
+from __future__ import annotations
+
+import pytest
+
+from isocenter.errors import BadPlan
+from isocenter.parts.rules.folds import NUMBER, folds
+from isocenter.parts.rules.held_out import held_out
+from isocenter.records import Case
+
+CASES = tuple(
+    Case(id=f"{user}{take}", patient=user, group="ab"[number % 2], inputs={})
+    for number, user in enumerate("BCDEFGHI")
+    for take in range(3)
+)
+
+
+def test_each_user_is_left_out_once() -> None:
+    units, number, note = held_out(CASES, "patients")
+    divided, _ = folds(units, 0, number)
+    assert number == 8
+    assert sorted("".join({name[0] for name in fold.test}) for fold in divided) == list("BCDEFGHI")
+    assert all(not {n[0] for n in f.test} & {n[0] for n in f.train + f.validation} for f in divided)
+    assert "leaves one of the patients out" in note
+
+
+def test_each_site_is_left_out_once_with_all_its_patients() -> None:
+    units, number, _ = held_out(CASES, "groups")
+    divided, _ = folds(units, 0, number)
+    by_id = {case.id: case for case in CASES}
+    assert [{by_id[name].group for name in fold.test} for fold in divided] in ([{"a"}, {"b"}], [{"b"}, {"a"}])
+    assert all(len(fold.test) == 12 for fold in divided)
+
+
+def test_a_number_is_taken_as_it_is() -> None:
+    assert held_out(CASES, 3)[1] == 3
+    assert held_out(CASES)[1] == NUMBER
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"), [("users", "no way to make folds"), (1, "no way"), (True, "no way")]
+)
+def test_other_wishes_are_refused(wish: object, said: str) -> None:
+    with pytest.raises(BadPlan, match=said):
+        held_out(CASES, wish)
+
+
+def test_groups_that_are_not_named_and_single_patients_cannot_be_left_out() -> None:
+    with pytest.raises(BadPlan, match="case 'x' has no group"):
+        held_out([Case(id="x", patient="x", inputs={})], "groups")
+    with pytest.raises(BadPlan, match="only one of the patients"):
+        held_out(CASES[:3], "patients")
