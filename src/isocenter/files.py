@@ -76,6 +76,16 @@ def write_json(path: Path, content: object) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def cache_root() -> Path:
+    """Where what can be made again lies: `ISOCENTER_CACHE`, or the system's folder for caches."""
+    named = os.environ.get("ISOCENTER_CACHE")
+    if named:
+        return Path(named)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("isocenter", appauthor=False))
+
+
 def digest(path: Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal."""
     with path.open("rb") as stream:

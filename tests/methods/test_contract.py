@@ -14,9 +14,11 @@ from isocenter.methods.method import Method
 from isocenter.pipeline.speed import random_batch
 from isocenter.records import Fingerprint
 
-KEYS = sorted(key for key in methods.catalogue() if not key.startswith("segmentation/"))
+KEYS = sorted(
+    key for key in methods.catalogue() if not (key.startswith("segmentation/") and methods.load(key).turns)
+)
 VOLUMES_ONLY = {"localisation/heatmap_slice", "localisation/rl_slice"}
-AXES = {"sequences": (1,)}
+AXES = {"mil": (2,), "sequences": (1,)}
 """Of tasks that are not about pictures and volumes."""
 
 Built = Callable[[str, int], Method]

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -327,7 +328,7 @@ def test_a_link_in_a_circle_is_an_error(dataset: Dataset) -> None:
 
 
 def test_a_closed_file_is_an_error(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    def closed(dataset: Dataset, case: Case) -> object:
+    def closed(dataset: Dataset, case: Case, **how: object) -> object:
         raise PermissionError(13, "Permission denied", str(dataset.path("images/c0.nii")))
 
     monkeypatch.setattr(survey, "read_image", closed)
@@ -379,9 +380,9 @@ def test_warnings_of_one_kind_are_told_once(dataset: Dataset) -> None:
 def test_other_libraries_warnings_are_passed_on(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     original = survey.read_image
 
-    def noisy(dataset: Dataset, case: Case) -> object:
+    def noisy(dataset: Dataset, case: Case, **how: Any) -> object:
         warnings.warn("something else", DeprecationWarning, stacklevel=1)
-        return original(dataset, case)
+        return original(dataset, case, **how)
 
     monkeypatch.setattr(survey, "read_image", noisy)
     with pytest.warns(DeprecationWarning, match="something else"):

@@ -86,7 +86,7 @@ def tiling(slide: Slide, edge: int, mpp: float) -> Tiling:
             where=slide.path,
             cure="Check that the slide is stained and not empty, or ask for smaller tiles (settings.tile).",
         )
-    return Tiling(kept, side, edge, mpp)
+    return Tiling(np.asarray(kept, dtype=np.float64), side, edge, mpp)
 
 
 def _shares(

@@ -25,6 +25,7 @@ DEFAULTS = {
     "detection": "detection/retinanet",
     "instances": "instances/stardist",
     "localisation": "localisation/box_regression",
+    "mil": "mil/abmil",
     "registration": "registration/voxelmorph",
     "segmentation": "segmentation/nnunet",
     "sequences": "sequences/gesture_lstm",

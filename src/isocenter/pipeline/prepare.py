@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 
-from isocenter import tasks
+from isocenter import files, tasks
 from isocenter.errors import RunFailed
 from isocenter.files import as_fault
 from isocenter.images.image import Image
@@ -30,9 +28,8 @@ VERSION = 2
 
 
 def cache_root() -> Path:
-    """Where prepared arrays lie: `ISOCENTER_CACHE`, or the system's folder for caches."""
-    named = os.environ.get("ISOCENTER_CACHE")
-    return Path(named) if named else Path(platformdirs.user_cache_dir("isocenter", appauthor=False))
+    """Where prepared arrays lie."""
+    return files.cache_root()
 
 
 def cache_bytes() -> int:
@@ -43,8 +40,9 @@ def cache_bytes() -> int:
 def clear_cache() -> int:
     """Delete all prepared arrays; gives the bytes that were freed."""
     freed = cache_bytes()
-    for entry in cache_root().glob("prepared-*"):
-        shutil.rmtree(entry, ignore_errors=True)
+    for kind in ("prepared-*", "features-*"):
+        for entry in cache_root().glob(kind):
+            shutil.rmtree(entry, ignore_errors=True)
     return freed
 
 

@@ -97,7 +97,7 @@ def bag(source: str | Path) -> Bag:
         found = several(path)
         if name is None and len(found) == 1:
             return next(iter(found.values()))
-        if name not in found:
+        if name is None or name not in found:
             cure = suggestion(name or "", found) if name else f"Name it: {path.name}::bag."
             raise UnreadableFile(
                 f"it holds {len(found)} bags, none of them is meant.", where=source, cure=cure

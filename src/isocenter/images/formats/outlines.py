@@ -233,6 +233,7 @@ def write_geojson(
     *,
     kind: Kind = "detection",
     colours: Mapping[str, Colour] | None = None,
+    measured: str = SCORE,
 ) -> None:
     """Write outlines as a FeatureCollection that QuPath imports (0.4 and later).
 
@@ -240,9 +241,10 @@ def write_geojson(
         path: Ends in `.geojson`, by which QuPath knows it.
         objects: What to write.
         classes: Names instead of the outlines' own.
-        scores: Scores instead of the outlines' own, shown as the measurement `Probability`.
+        scores: Scores instead of the outlines' own, shown as a measurement.
         kind: What the objects become: many `detection`s are drawn fast, an `annotation` can be edited.
         colours: Red, green and blue by class; from `COLOURS` in order of appearance for all others.
+        measured: What QuPath calls the scores.
 
     Raises:
         IsocenterError: There are not as many classes or scores as objects, an object has no area, or a number
@@ -252,7 +254,7 @@ def write_geojson(
     sure = _as_many(scores, [each.score for each in objects], "scores", path)
     palette = _palette(names, colours or {})
     features = [
-        _feature(outline, name, score, kind, palette, path)
+        _feature(outline, name, (measured, score), kind, palette, path)
         for outline, name, score in zip(objects, names, sure, strict=True)
     ]
     # One object per line: large files stay readable, and differ line by line.
@@ -278,18 +280,19 @@ def _palette(names: Sequence[str | None], colours: Mapping[str, Colour]) -> dict
 def _feature(
     outline: Outline,
     name: str | None,
-    score: float | None,
+    measurement: tuple[str, float | None],
     kind: Kind,
     palette: Mapping[str, Colour],
     path: Path,
 ) -> dict[str, Any]:
     properties: dict[str, Any] = {"objectType": kind}
+    measured, score = measurement
     if name is not None:
         properties["classification"] = {"name": name, "color": list(palette[name])}
     if score is not None:
         if not math.isfinite(score):
             raise IsocenterError("a score is not a number.", where=path, cure="Leave it out.")
-        properties["measurements"] = {SCORE: float(score)}
+        properties["measurements"] = {measured: float(score)}
     parts = [[_closed(ring, path) for ring in part] for part in outline.parts]
     if not parts or not all(parts):
         raise IsocenterError("an object has no outline.", where=path, cure="Leave it out.")

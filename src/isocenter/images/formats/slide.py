@@ -11,6 +11,7 @@ import functools
 import math
 import re
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from isocenter.errors import UnreadableFile
+from isocenter.errors import IsocenterWarning, UnreadableFile
 from isocenter.images.formats import tiff
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
@@ -102,7 +103,7 @@ def _as_fault(path: Path) -> Iterator[None]:
     """Turn whatever a parser or codec raises about a damaged slide into one fault."""
     try:
         yield
-    except UnreadableFile:
+    except (UnreadableFile, IsocenterWarning):
         raise
     except Exception as error:
         raise UnreadableFile(
@@ -283,7 +284,7 @@ class _Tiff(Slide):
                 cure="Give a bright-field slide; export fluorescence as colours first.",
             )
 
-    def _fits(self, page: Any, whole: tuple[int, int]) -> bool:
+    def _fits(self, page: Any, whole: tuple[int, ...]) -> bool:
         """Whether a page shows the whole slide: labels and macro images have other proportions."""
         if page.ndim != 3 or page.samplesperpixel != 3:
             return False
@@ -334,7 +335,7 @@ def _tiff_mpp(file: tifffile.TiffFile) -> float | None:
 
 
 class _Dicom(Slide):
-    """A VL Whole Slide Microscopy Image, one level whose frames tile it without gaps."""
+    """A VL Whole Slide Microscopy Image: one level, whose frames lie on a grid."""
 
     def __init__(self, path: Path) -> None:
         import pydicom
@@ -348,15 +349,11 @@ class _Dicom(Slide):
                 raise UnreadableFile("it is no slide.", where=path, cure="Give a whole-slide image.")
             rows, columns = int(header.TotalPixelMatrixRows), int(header.TotalPixelMatrixColumns)
             self._sides = (int(header.Rows), int(header.Columns))
-            frames = int(header.get("NumberOfFrames", 1))
             mpp = _dicom_mpp(header, columns)
-        self._across = -(-columns // self._sides[1])
-        if frames != self._across * -(-rows // self._sides[0]) or int(header.SamplesPerPixel) != 3:
-            raise UnreadableFile(
-                f"its {frames} frames do not tile {rows} × {columns} pixels of colour.",
-                where=path,
-                cure="Convert it to a full tiling (TILED_FULL) with one focal plane.",
-            )
+            colours = int(header.SamplesPerPixel)
+        if colours != 3:
+            raise UnreadableFile("its pixels are no colours.", where=path, cure="Give a bright-field slide.")
+        self._frames = _dicom_frames(header, (rows, columns), path)
         self.levels = (Level((rows, columns), 1.0),)
         self.mpp = _stated(mpp, path)
         self._decoded: functools._lru_cache_wrapper[Pixels] = functools.lru_cache(maxsize=16)(self._decode)
@@ -367,8 +364,8 @@ class _Dicom(Slide):
 
     def stored(self, level: int, row: int, column: int) -> tuple[Pixels, int, int] | None:
         high, wide = self._sides
-        frame = self._decoded(row // high * self._across + column // wide)
-        return frame, row // high * high, column // wide * wide
+        index = self._frames.get((row // high, column // wide))
+        return None if index is None else (self._decoded(index), row // high * high, column // wide * wide)
 
     def _decode(self, index: int) -> Pixels:
         from pydicom.pixels.utils import pixel_array
@@ -377,6 +374,37 @@ class _Dicom(Slide):
 
         with dicom.trusting_nothing(self.path):
             return np.asarray(pixel_array(self.path, index=index), dtype=np.uint8)
+
+
+def _dicom_frames(header: Any, shape: tuple[int, int], path: Path) -> dict[tuple[int, int], int]:
+    """The number of the frame at each place of the grid of frames: as it says itself, else row by row."""
+    count, sides = int(header.get("NumberOfFrames", 1)), (int(header.Rows), int(header.Columns))
+    said = header.get("PerFrameFunctionalGroupsSequence")
+    if said and "PlanePositionSlideSequence" in said[0]:
+        frames = {}
+        for index, frame in enumerate(said):
+            place = frame.PlanePositionSlideSequence[0]
+            row = int(place.RowPositionInTotalImagePixelMatrix) - 1
+            column = int(place.ColumnPositionInTotalImagePixelMatrix) - 1
+            if row % sides[0] or column % sides[1]:
+                raise UnreadableFile("its frames overlap.", where=path, cure="Convert it to TILED_FULL.")
+            frames[row // sides[0], column // sides[1]] = index
+        if len(frames) == count:
+            return frames
+    down, across = (-(-length // side) for length, side in zip(shape, sides, strict=True))
+    if said or count != down * across:
+        raise UnreadableFile(
+            f"its {count} frames do not tile {shape[0]} × {shape[1]} pixels once.",
+            where=path,
+            cure="Convert it to a full tiling (TILED_FULL) with one focal plane.",
+        )
+    if header.get("DimensionOrganizationType") != "TILED_FULL":
+        warnings.warn(
+            f"{path}: it does not say in which order its frames lie; row by row is assumed.",
+            IsocenterWarning,
+            stacklevel=2,
+        )
+    return {divmod(index, across): index for index in range(count)}
 
 
 def _dicom_mpp(header: Any, columns: int) -> float | None:

@@ -28,7 +28,7 @@ CLASS = "class"
 TOOLBOX = ".mat"
 _TABLES = (".csv", ".tsv")
 _COLOURS = tuple(Channel(name=name, modality="colour") for name in ("red", "green", "blue"))
-_NUMBERS = (Channel(name=FEATURES, modality=FEATURES),)
+_NUMBERS: tuple[Channel, ...] = (Channel(name=FEATURES, modality=FEATURES),)
 
 
 def recognises(root: Path) -> bool:
