@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -59,7 +60,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def kept(method: Method) -> dict[str, Tensor]:
     """What lasts of a method besides its weights, as tensors whose names begin with `method/`."""
-    return {f"{STATE}{name}": torch.from_numpy(array).clone() for name, array in method.state().items()}
+    return {f"{STATE}{name}": torch.from_numpy(np.array(array)) for name, array in method.state().items()}
 
 
 def load_weights(method: Method, path: Path) -> None:
