@@ -70,6 +70,7 @@ class Method:
         kinds: How augmentation acts on each array: `intensity`, `label`, `point` or `vector`.
         tiled: Whether images are answered tile by tile through `forward`; else `respond` sees them whole.
         companions: How many further cases a training sample is made of, see `join`.
+        partial: Whether it answers cases that lack some of their channels.
         tuning_cases: How many cases `tune` is given at most.
         oriented: Whether each case's `grid`, 4 × 4 from the reversed index to RAS+ mm, lies beside its image.
         modules: The networks, by the names that `turns` uses.
@@ -82,6 +83,7 @@ class Method:
     kinds: ClassVar[Mapping[str, Kind]] = {"image": "intensity", "label": "label"}
     tiled: ClassVar[bool] = True
     companions: ClassVar[int] = 0
+    partial: ClassVar[bool] = False
     tuning_cases: ClassVar[int] = 40
     oriented: ClassVar[bool] = False
 

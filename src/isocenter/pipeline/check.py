@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from isocenter import tasks
 from isocenter.errors import BadDataset, IsocenterError, IsocenterWarning
 from isocenter.images.layouts import open_dataset
 from isocenter.images.layouts.listing import some, unreadable
@@ -36,8 +37,10 @@ def check(dataset: Dataset, workers: int | None = None, progress: Progress | Non
         workers: Threads, by default one for each core.
         progress: Called with the number of cases done and of all.
     """
-    missing = {finding.where: finding for case in dataset.cases for finding in _missing(dataset, case)}
-    readable = tuple(case for case in dataset.cases if not any(_missing(dataset, case)))
+    missing = {f.where: f for case in dataset.cases for f in _missing(dataset, case) if f.level == "error"}
+    readable = tuple(
+        case for case in dataset.cases if all(f.level != "error" for f in _missing(dataset, case))
+    )
     examined = survey(dataset.changed(cases=readable), workers, progress)
     findings = [*structure(dataset), *of_cases(dataset, examined)]
     return sorted(findings, key=lambda finding: (finding.level != "error", finding.where not in missing))
@@ -114,10 +117,16 @@ def tell(findings: Iterable[Finding]) -> None:
 def _missing(dataset: Dataset, case: Case) -> Iterator[Finding]:
     """Channels that the case lacks, and files that cannot be reached."""
     for files in case.inputs.values():
+        bearable = tasks.load(dataset.task).partial and any(files)
         for channel, file in zip(dataset.channels, files, strict=False):
             if file is None:
                 what = f"case '{case.id}' has no image for channel '{channel.name}'."
-                yield _finding("error", where(dataset, case), what, "Add the file, or leave the case out.")
+                cure = "Methods of several views answer without it; with any other, leave the case out."
+                if bearable:
+                    yield _finding("warning", where(dataset, case), what, cure)
+                else:
+                    cure = "Add the file, or leave the case out."
+                    yield _finding("error", where(dataset, case), what, cure)
     for named in files_of(case):
         path = dataset.path(named.partition("::")[0])
         try:

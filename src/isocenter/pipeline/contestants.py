@@ -332,7 +332,8 @@ def _case_seconds(run: Run, rows: Sequence[CaseScore], device: str) -> float | N
             began = time.monotonic()
             question = model.task.question(dataset, row.case)
             model.predict(
-                read_inputs(dataset, question, model.task.read), given=model.task.given(dataset, question)
+                read_inputs(dataset, question, model.task.read, partial=model.task.partial),
+                given=model.task.given(dataset, question),
             )
             took.append(time.monotonic() - began)
             if sum(took) > _TIMED_SECONDS:

@@ -7,15 +7,16 @@ of workers nor their order matters. nnU-Net does likewise (Isensee et al. 2021, 
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from isocenter.errors import BadDataset
 from isocenter.pipeline import check
-from isocenter.pipeline.survey import Examined, Progress, survey
-from isocenter.records import CaseMeasure, Dataset, Fingerprint, Intensities
+from isocenter.pipeline.survey import Draws, Examined, Progress, survey
+from isocenter.records import CaseMeasure, Channel, Dataset, Fingerprint, Intensities
 
 
 def measure(dataset: Dataset, workers: int | None = None, progress: Progress | None = None) -> Fingerprint:
@@ -71,29 +72,29 @@ def _intensities(dataset: Dataset, examined: list[Examined]) -> tuple[Intensitie
     draws = [one.draws for one in examined if one.draws is not None]
     draws = [one for one in draws if one.inside] or draws
     return tuple(
-        _statistics(
-            np.concatenate([one.values[at] for one in draws]),
-            min(one.lowest[at] for one in draws),
-            max(one.highest[at] for one in draws),
-            channel.name,
-            channel.modality,
-        )
+        _statistics([one for one in draws if math.isfinite(one.lowest[at])], at, channel)
         for at, channel in enumerate(dataset.channels)
     )
 
 
-def _statistics(
-    values: NDArray[np.float32], lowest: float, highest: float, name: str, modality: str
-) -> Intensities:
+def _statistics(draws: list[Draws], at: int, channel: Channel) -> Intensities:
+    """Of one channel, over the cases that have it.
+
+    Raises:
+        BadDataset: No case has it.
+    """
+    if not draws:
+        raise BadDataset(f"no case has the channel '{channel.name}'.", cure="Leave its column out.")
+    values = np.concatenate([one.values[at] for one in draws])
     low, median, high = np.percentile(values, (0.5, 50.0, 99.5))
     return Intensities(
-        channel=name,
-        modality=modality,
+        channel=channel.name,
+        modality=channel.modality,
         mean=float(values.mean(dtype=np.float64)),
         sd=float(values.std(dtype=np.float64)),
         median=float(median),
         low=float(low),
         high=float(high),
-        minimum=lowest,
-        maximum=highest,
+        minimum=min(one.lowest[at] for one in draws),
+        maximum=max(one.highest[at] for one in draws),
     )

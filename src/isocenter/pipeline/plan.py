@@ -85,6 +85,7 @@ def make(
         what = f"the method '{method}' answers '{task}', but the dataset asks for '{dataset.task}'."
         raise BadPlan(what, where=dataset.root, cure="Choose another method, or say --task.")
     chosen = methods.load(method)
+    _refuse_absent_channels(dataset, method, chosen.partial)
     settings = chosen.Settings.parse({**_settings(changes), **_settings(wishes)}, where="settings")
     settings, why_settings = chosen.decide(fingerprint, settings)
     place = machine or _machine(device)
@@ -116,6 +117,16 @@ def make(
     )
     plan = apply_overrides(plan, changes, why=f"What sets the method '{method}' apart.")
     return apply_overrides(plan, wishes)
+
+
+def _refuse_absent_channels(dataset: Dataset, method: str, partial: bool) -> None:
+    lacking = [c.id for c in dataset.cases if any(None in files for files in c.inputs.values())]
+    if lacking and not partial:
+        raise BadPlan(
+            f"{len(lacking)} cases lack a channel (first: '{lacking[0]}'), and '{method}' needs all.",
+            where=dataset.root,
+            cure="Choose a method of several views, or leave these cases out.",
+        )
 
 
 def _machine(device: str) -> Machine:

@@ -24,6 +24,7 @@ from isocenter.images.image import Image
 from isocenter.images.layouts import IMAGE
 from isocenter.images.placement import Placement
 from isocenter.images.resample import resample
+from isocenter.images.views import present_in
 from isocenter.methods.method import Arrays, Batch, Method, Network
 from isocenter.parts.stitching.tiles import stitch
 from isocenter.pipeline import checkpoint, tuning
@@ -344,6 +345,15 @@ class Model:
         if not isinstance(source, Image):
             sources = [source] if isinstance(source, str | Path) else list(source)
             source = self.task.read([str(each) for each in sources])
+        absent = [
+            c.name for c, there in zip(self.plan.channels, present_in(source), strict=False) if not there
+        ]
+        if absent and not self.members[0].methods[0].partial:
+            raise BadDataset(
+                f"it lacks {', '.join(absent)}, and {self.plan.method} needs all channels.",
+                where=source.source,
+                cure="Add the missing files.",
+            )
         if source.channels != len(self.plan.channels):
             names = ", ".join(channel.name for channel in self.plan.channels)
             raise BadDataset(
@@ -478,11 +488,12 @@ def expand(inputs: Sequence[str | Path], channels: int, task: Task) -> Iterator[
     if channels == 1:
         yield from ([source] for source in sources)
         return
-    yield from _grouped(sources, channels)
+    yield from _grouped(sources, channels, partial=task.partial)
 
 
-def _grouped(sources: Sequence[str], channels: int) -> Iterator[list[str]]:
-    """Files that bear channel numbers by case; any other file has to hold all channels itself."""
+def _grouped(sources: Sequence[str], channels: int, *, partial: bool) -> Iterator[list[str]]:
+    """Files that bear channel numbers by case, an empty name for one that may be absent; any other file has
+    to hold all channels itself."""
     numbered: dict[str, dict[int, str]] = {}
     for source in sources:
         matched = CHANNEL_NUMBER.match(images.stem(source))
@@ -492,22 +503,24 @@ def _grouped(sources: Sequence[str], channels: int) -> Iterator[list[str]]:
             case = str(Path(source).parent / matched["name"])
             numbered.setdefault(case, {})[int(matched["channel"])] = source
     for case, files in numbered.items():
-        if sorted(files) != list(range(channels)):
+        known = set(files) <= set(range(channels))
+        if not known or (len(files) < channels and not partial):
             there = ", ".join(f"{number:04d}" for number in sorted(files))
             raise BadDataset(
                 f"of {channels} channels only {there} are there.", where=case, cure="Add the missing files."
             )
-        yield [files[number] for number in sorted(files)]
+        yield [files.get(number, "") for number in range(channels)]
 
 
 def _named(wanted: Sequence[Sequence[str]], out: Path, model: Model) -> list[Path]:
     """An answer's file for each input: the input's own name."""
     paths = []
     for sources in wanted:
-        name = model.task.called(str(sources[0]))
+        first = next(filter(None, map(str, sources)))
+        name = model.task.called(first)
         if len(sources) > 1 and (matched := CHANNEL_NUMBER.match(name)):
             name = matched["name"]
-        paths.append(out / f"{name}{model.task.suffix(model.plan.dims, str(sources[0]))}")
+        paths.append(out / f"{name}{model.task.suffix(model.plan.dims, first)}")
     twice = {path.name for path in paths if paths.count(path) > 1}
     if twice:
         raise BadDataset(

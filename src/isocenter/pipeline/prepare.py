@@ -118,7 +118,9 @@ def prepare_case(dataset: Dataset, case: Case, method: Method) -> tuple[Arrays, 
     task = tasks.load(method.plan.task)
     parts, placements = [], []
     for part in single_images(case, task.inputs):
-        arrays, placement = prepare_inputs([read_image(dataset, part, read=task.read)], method)
+        arrays, placement = prepare_inputs(
+            [read_image(dataset, part, read=task.read, partial=task.partial)], method
+        )
         if part.truth:
             arrays |= task.place(task.read_truth(dataset, part), placement, dataset)
         parts.append(arrays)

@@ -393,7 +393,7 @@ def _picture(run: Contents, task: Task, score: CaseScore) -> Picture | None:
 
 def shown_image(task: Task, dataset: Dataset, question: Case) -> Image:
     """The image on whose grid a question is answered: that of the task's first role."""
-    return layouts.read_inputs(dataset, question, task.read)[task.inputs[0]]
+    return layouts.read_inputs(dataset, question, task.read, partial=task.partial)[task.inputs[0]]
 
 
 def saved_answer(run: Contents, score: CaseScore) -> Path | None:

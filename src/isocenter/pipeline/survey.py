@@ -101,7 +101,8 @@ def examine(dataset: Dataset, case: Case, draws: int = DRAWS_PER_CASE) -> Examin
     task = tasks.load(dataset.task)
     try:
         parts = [
-            (part, read_image(dataset, part, read=task.read)) for part in single_images(case, task.inputs)
+            (part, read_image(dataset, part, read=task.read, partial=task.partial))
+            for part in single_images(case, task.inputs)
         ]
         seen = [task.measure(task.read_truth(dataset, part), image, dataset, part) for part, image in parts]
     except IsocenterError as error:

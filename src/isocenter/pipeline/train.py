@@ -356,7 +356,7 @@ def _with_earlier(
         if own.has(case_id):
             return
         case = dataset.case(case_id)
-        image = read_image(dataset, case, read=task.read)
+        image = read_image(dataset, case, read=task.read, partial=task.partial)
         _, placement = prepare_image(image, method.stage)
         name = f"{case_id}{task.suffix(image.dims, image.source or '')}"
         found = next(run.folder.glob(f"fold_*/{glob.escape(f'{earlier}/answers/{name}')}"), None)
@@ -422,7 +422,7 @@ def _answer(
     own = model.task.questions(dataset, cases)[rank::world]
     with progress.bar(f"Answering fold {number}", total=len(own)) as shown:
         for done, question in enumerate(own, start=1):
-            inputs = read_inputs(dataset, question, model.task.read)
+            inputs = read_inputs(dataset, question, model.task.read, partial=model.task.partial)
             first = inputs[model.task.inputs[0]]
             path = folder / f"{question.id}{model.task.suffix(plan.dims, first.source or '')}"
             if not path.exists():

@@ -45,7 +45,7 @@ def tune(model: Model, dataset: Dataset, cases: Sequence[str], folder: Path) -> 
 
 
 def _trial(model: Model, dataset: Dataset, question: Case) -> Trial:
-    inputs = read_inputs(dataset, question, model.task.read)
+    inputs = read_inputs(dataset, question, model.task.read, partial=model.task.partial)
     with tempfile.TemporaryDirectory(prefix="isocenter-") as folder:
         outputs, placement = model.outputs(
             list(inputs.values()), Path(folder), given=model.task.given(dataset, question)

@@ -17,6 +17,7 @@ from isocenter.images.image import Image
 from isocenter.images.layouts.classes import CLASS, CLASSES, SEPARATOR
 from isocenter.images.layouts.draft import IMAGE, TRUTH
 from isocenter.images.placement import Placement
+from isocenter.images.views import present_in, read_views
 from isocenter.parts.metrics.classification import ALL, LOGIT, PROBABILITY, Pool, pooled
 from isocenter.records import Case, CaseScore, Dataset, Finding, Label
 from isocenter.tasks import case_files
@@ -46,6 +47,7 @@ class Classification(SingleImage):
 
     name = "classification"
     headline = "roc_auc"
+    partial = True
     rules: Mapping[str, str] = {
         "answer": "Where classes exclude each other the answer is the class with the highest score, of equal "
         "ones the first; else the classes that the answer itself says are there, or every class whose score "
@@ -81,6 +83,10 @@ class Classification(SingleImage):
     }
 
     # ------------------------------------------------------------------------------------------- files
+
+    def read(self, sources: Sequence[str]) -> Image:
+        """One image; or views of one patient, of which some may be absent or lie on other grids."""
+        return read_views(sources)
 
     def find(self, folder: Path) -> list[Path]:
         """Tables and JSON below a folder; a table saved beside a JSON belongs to it."""
@@ -234,12 +240,20 @@ class Classification(SingleImage):
         """The image, or the middle slice of a volume, with what it is and what was answered."""
         from isocenter.tasks.pictures.canvas import pixels, svg, view
 
+        image = _with_all(image)
         seen, grid = view(image.geometry), image.geometry
         index = 0 if seen.axis is None else grid.shape[seen.axis] // 2
         rows, columns = seen.size(grid)
         shown = pixels(image, seen, index, (slice(0, rows), slice(0, columns)), facts)
         drawn = svg(shown, "", seen.spacing(grid), seen)
         return Picture(drawn, f"{seen.named(index, grid)}; {_words(answer, truth)}.", seen.axis is None)
+
+
+def _with_all(image: Image) -> Image:
+    """An image to be looked at: in place of a view that is absent, the first that is there."""
+    there = [place for place, present in enumerate(present_in(image)) if present]
+    filled = np.where(np.isnan(image.array), image.array[there[:1]], image.array)
+    return image if len(there) == image.channels else Image(filled, image.geometry, image.source)
 
 
 def _named(case: Case, names: Sequence[str], where: str) -> Classified | None:

@@ -40,6 +40,7 @@ class SingleImage:
 
     inputs: tuple[str, ...] = ("image",)
     unnamed_is_empty: bool = False
+    partial: bool = False
 
     def questions(self, dataset: Dataset, cases: Sequence[str]) -> tuple[Case, ...]:
         """The cases themselves."""

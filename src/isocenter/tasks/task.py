@@ -129,6 +129,9 @@ class Task(Protocol):
     unnamed_is_empty: bool
     """Whether a case that a file of many answers does not name was answered with nothing, or not answered."""
 
+    partial: bool
+    """Whether some of a question's channels may be absent; `read` is given an empty name for them."""
+
     headline: str
     """The measure that stands for the others in headlines, when cases are sorted and where one is chosen."""
 

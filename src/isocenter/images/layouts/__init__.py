@@ -134,34 +134,44 @@ def recognises(path: Path, task: str | None = None) -> bool:
     return any(recognises(path) for recognises, _ in layouts)
 
 
-def read_image(dataset: Dataset, case: Case, role: str = IMAGE, read: Read = images.read_channels) -> Image:
+def read_image(
+    dataset: Dataset,
+    case: Case,
+    role: str = IMAGE,
+    read: Read = images.read_channels,
+    *,
+    partial: bool = False,
+) -> Image:
     """A case's channels on one grid, `(c, *spatial)`; `role` names one of several images.
 
-    `read` makes one input of its files, where a task's inputs are no images that lie whole in a file.
+    `read` makes one input of its files, where a task's inputs are no images that lie whole in a file. With
+    `partial` channels may be missing, and `read` is given an empty name for them.
 
     Raises:
-        BadDataset: A channel is missing.
+        BadDataset: A channel is missing, or all are.
         UnreadableFile: A file cannot be read, or the channels do not fit each other.
     """
     files = case.inputs[role]
     missing = [str(place) for place, file in enumerate(files) if file is None]
-    if missing:
+    if missing and not (partial and len(missing) < len(files)):
         raise BadDataset(
             f"case '{case.id}' has no file for channel {', '.join(missing)}.",
             where=dataset.root,
             cure="Add the file, or take the case out of the dataset.",
         )
-    return read([str(dataset.path(str(file))) for file in files])
+    return read(["" if file is None else str(dataset.path(file)) for file in files])
 
 
-def read_inputs(dataset: Dataset, case: Case, read: Read = images.read_channels) -> dict[str, Image]:
+def read_inputs(
+    dataset: Dataset, case: Case, read: Read = images.read_channels, *, partial: bool = False
+) -> dict[str, Image]:
     """All images of a case, by role.
 
     Raises:
         BadDataset: A channel is missing.
         UnreadableFile: A file cannot be read, or channels do not fit each other.
     """
-    return {role: read_image(dataset, case, role, read) for role in case.inputs}
+    return {role: read_image(dataset, case, role, read, partial=partial) for role in case.inputs}
 
 
 def read_target(dataset: Dataset, case: Case) -> Image:
