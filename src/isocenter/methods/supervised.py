@@ -107,7 +107,7 @@ class SupervisedMaps(Method):
 
     def noise(self, rng: np.random.Generator) -> Tensor:
         """An image (channel, *patch) of noise, on which a step takes as long as on any other."""
-        shape = (len(self.plan.channels), *self.stage.geometry.patch)
+        shape = (self.channels, *self.stage.geometry.patch)
         return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
 
