@@ -23,10 +23,12 @@ DEFAULTS = {
     "classification": "classification/chexnet",
     "counting": "counting/density",
     "detection": "detection/retinanet",
+    "generation": "generation/ddpm",
     "instances": "instances/stardist",
     "localisation": "localisation/box_regression",
     "mil": "mil/abmil",
     "registration": "registration/voxelmorph",
+    "restoration": "restoration/dncnn",
     "segmentation": "segmentation/nnunet",
     "sequences": "sequences/gesture_lstm",
 }

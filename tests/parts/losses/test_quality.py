@@ -91,6 +91,13 @@ def test_every_loss_is_zero_at_the_target_and_leads_there(name: str) -> None:
     assert loss(answer, clean).item() < 0.5 * before
 
 
+def test_thin_volumes_are_compared_slice_by_slice() -> None:
+    noisy, clean = pair(3, 24, 30)
+    slices = [measures.ssim(one, other, 1.0) or 0.0 for one, other in zip(noisy, clean, strict=True)]
+    assert 1 - quality.structural(*tensors((noisy, clean))).item() == pytest.approx(np.mean(slices), abs=1e-5)
+    assert 0 < quality.multiscale(*tensors((noisy, clean))).item() < 1
+
+
 def test_gradients_are_finite_where_nothing_is_alike() -> None:
     answer = torch.ones(1, 1, 24, 24, requires_grad=True)
     torch.autograd.backward(quality.multiscale(answer, torch.zeros(1, 1, 24, 24)))

@@ -1,8 +1,9 @@
 """How unlike a restored image is to the one it should be: absolute, squared, and structural error.
 
 Images are (batch, channel, *space) with one to three axes of space. Structure is compared through a Gaussian
-window of 11 voxels (sigma 1.5), every channel by itself, as in `parts/metrics/quality`; all sums run in
-single precision whatever the network's.
+window of 11 voxels (sigma 1.5), every channel by itself, as in `parts/metrics/quality`, and slice by slice
+across an axis of a volume that is shorter than the window. All sums run in single precision whatever the
+network's.
 
 Sources: Wang et al., IEEE TIP 13 (2004) (SSIM) and Asilomar 2003 (MS-SSIM); Zhao et al., "Loss functions for
 image restoration with neural networks", IEEE TCI 3 (2017).
@@ -43,12 +44,12 @@ def structural(answer: Tensor, target: Tensor, data_range: float = 1.0) -> Tenso
     """1 − SSIM, the mean over windows that lie wholly inside the image.
 
     Args:
-        answer: At least 11 voxels along every axis.
+        answer: At least 11 voxels along every axis, or along two.
         target: Of the same shape.
         data_range: Largest minus smallest value that the images may have.
 
     Raises:
-        ValueError: An axis is shorter than the window.
+        ValueError: The image is smaller than the window.
     """
     structure, luminance = _similarities(answer.float(), target.float(), data_range)
     return 1 - (structure * luminance).mean()
@@ -63,16 +64,17 @@ def multiscale(
     that all have. A mean that is not positive has no real power: it counts as a thousandth.
 
     Args:
-        answer: At least 11 voxels along every axis.
+        answer: At least 11 voxels along every axis, or along two.
         target: Of the same shape.
         data_range: Largest minus smallest value that the images may have.
         weights: Of the scales, finest first.
 
     Raises:
-        ValueError: An axis is shorter than the window.
+        ValueError: The image is smaller than the window.
     """
     said, true = answer.float(), target.float()
-    fitting = scales(min(said.shape[2:]))
+    along = _long_axes(said)
+    fitting = scales(min(said.shape[2 + axis] for axis in along))
     used = [weight * sum(weights) / sum(weights[:fitting]) for weight in weights[:fitting]]
     product = said.new_ones(len(said))
     for scale, weight in enumerate(used):
@@ -81,7 +83,7 @@ def multiscale(
         value = (structure * luminance if last else structure).flatten(1).mean(dim=1)
         product = product * value.clamp_min(1e-3) ** weight
         if not last:
-            said, true = _halved(said), _halved(true)
+            said, true = _halved(said, along), _halved(true, along)
     return 1 - product.mean()
 
 
@@ -120,8 +122,6 @@ def scales(edge: int) -> int:
 
 def _similarities(said: Tensor, true: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
     """Contrast-structure and luminance terms (batch, channel, *space) at every window inside the image."""
-    if min(said.shape[2:]) <= 2 * RADIUS:
-        raise ValueError(f"an image of shape {tuple(said.shape[2:])} is smaller than the window of 11")
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     # A variance is the difference of large numbers where the mean is: centred images keep their digits.
     middle = true.mean(dim=tuple(range(2, true.ndim)), keepdim=True).detach()
@@ -136,10 +136,10 @@ def _similarities(said: Tensor, true: Tensor, data_range: float) -> tuple[Tensor
 
 def _blurred(images: Tensor) -> Tensor:
     """The Gaussian mean at every window inside the image, axis after axis."""
-    dims = images.ndim - 2
+    dims, along = images.ndim - 2, _long_axes(images)
     flat = images.reshape(-1, 1, *images.shape[2:])
     with torch.autocast(images.device.type, enabled=False):
-        for axis in range(dims):
+        for axis in along:
             shape = [1, 1, *[1] * dims]
             shape[2 + axis] = -1
             kernel = torch.tensor(_window(), device=images.device).reshape(shape)
@@ -153,5 +153,14 @@ def _window() -> tuple[float, ...]:
     return tuple(value / sum(raw) for value in raw)
 
 
-def _halved(images: Tensor) -> Tensor:
-    return _POOLS[images.ndim - 2](images, 2)
+def _halved(images: Tensor, along: Sequence[int]) -> Tensor:
+    return _POOLS[images.ndim - 2](images, [2 if axis in along else 1 for axis in range(images.ndim - 2)])
+
+
+def _long_axes(images: Tensor) -> list[int]:
+    """The axes of space that hold a window; there have to be two, or the only one."""
+    sizes = images.shape[2:]
+    found = [axis for axis, size in enumerate(sizes) if size > 2 * RADIUS]
+    if len(found) < min(2, len(sizes)):
+        raise ValueError(f"an image of shape {tuple(sizes)} is smaller than the window of {2 * RADIUS + 1}")
+    return found

@@ -6,6 +6,8 @@ using convolutional denoising autoencoders", ICDM workshops 2016.
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from isocenter.parts.networks.unet import BATCH_NORMS, CONVOLUTIONS, MAX_POOLS, initialise
@@ -23,9 +25,18 @@ class Stack(nn.Sequential):
         inputs: Channels of the image.
         outputs: Channels of the answer.
         last_activated: Whether a ReLU follows the last layer, too.
+        from_zero: Whether the last layer starts at zero, so that a residual begins as none.
     """
 
-    def __init__(self, plan: Network, inputs: int, outputs: int, *, last_activated: bool = False) -> None:
+    def __init__(
+        self,
+        plan: Network,
+        inputs: int,
+        outputs: int,
+        *,
+        last_activated: bool = False,
+        from_zero: bool = False,
+    ) -> None:
         kernel, width, count = plan.kernels[0], plan.features[0], plan.convolutions[0]
         dims = len(kernel)
         padding = tuple(size // 2 for size in kernel)
@@ -39,10 +50,13 @@ class Stack(nn.Sequential):
             )
             layers += [BATCH_NORMS[dims](width)] if normed else []
             layers.append(nn.ReLU(inplace=True))
-        layers.append(CONVOLUTIONS[dims](width if count > 1 else inputs, outputs, kernel, padding=padding))
+        last = CONVOLUTIONS[dims](width if count > 1 else inputs, outputs, kernel, padding=padding)
+        layers.append(last)
         layers += [nn.ReLU()] if last_activated else []
         super().__init__(*layers)
         self.apply(initialise)
+        if from_zero:
+            nn.init.zeros_(cast(Tensor, last.weight))
 
 
 class Autoencoder(nn.Module):

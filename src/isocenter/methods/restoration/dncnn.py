@@ -1,0 +1,77 @@
+"""DnCNN: a stack of convolutions says what the noise is, and it is taken away.
+
+Loss: 1/2N Σ ‖R(y; Θ) − (y − x)‖²_F, which is the squared error of y − R(y) against x; here its mean over
+voxels. 17 layers of 3×3 with 64 features: Conv + ReLU, 15 × (Conv + batch normalisation + ReLU), Conv.
+Trained for one noise level on patches of 40×40, 128 a step. Noise that is white is drawn anew for every
+sample, as published.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import nn
+
+from isocenter.methods.restoring import Restorer
+from isocenter.parts.networks.dncnn import Stack
+from isocenter.parts.rules.restoration import Design, layers
+
+CARD = {
+    "title": "DnCNN",
+    "reference": (
+        "Zhang K, Zuo W, Chen Y, Meng D, Zhang L. Beyond a Gaussian denoiser: residual learning of deep CNN "
+        "for image denoising. IEEE TIP 26, 3142–3155 (2017)."
+    ),
+    "row": "G1",
+    "summary": "17 convolutions with batch normalisation predict the noise.",
+    "published": {
+        "X-rays, σ 15, PSNR (BM3D)": "41.116 (40.018)",
+        "X-rays, σ 25, PSNR (BM3D)": "38.871 (37.265)",
+        "64×64, σ 15 and 25, PSNR": "39.246 and 36.696",
+    },
+}
+
+DEPTH, WIDTH = 17, 64
+EDGE = {1: 1024, 2: 40, 3: 20}
+
+
+class DnCNN(Restorer):
+    """A stack that predicts the residual."""
+
+    residual: ClassVar[bool] = True
+
+    @classmethod
+    def design(cls, dims: int) -> Design:
+        """As published for a known noise level."""
+        return Design(
+            network=layers(
+                dims,
+                WIDTH,
+                DEPTH,
+                norm="batch",
+                why={
+                    "convolutions": "17 layers see 35 voxels across, as published for a known noise level.",
+                    "kernels": "3 along every axis, as published.",
+                    "norm": "Batch normalisation and residual learning help each other (Zhang et al. 2017).",
+                    "activation": "As published.",
+                },
+            ),
+            widths=(WIDTH, 48, 32, 24, 16),
+            edge=EDGE[dims],
+            batch=128,
+            smallest_batch=16,
+            why={
+                "features": "as published.",
+                "patch": "A little more than the network sees at once, as published."
+                if dims == 2
+                else "As many voxels as are worth a step; the network sees 35 across.",
+                "batch": "128 patches a step, as published.",
+                "learning_rate": "Adam's rate in the authors' own training.",
+            },
+        )
+
+    def network(self, inputs: int, outputs: int) -> nn.Module:
+        return Stack(self.stage.unet, inputs, outputs, from_zero=True)
+
+
+METHOD = DnCNN

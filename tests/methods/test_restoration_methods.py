@@ -1,0 +1,221 @@
+"""Methods of restoration: answers in the file's unit, noise drawn anew only where it may be, end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import isocenter
+from isocenter import images, methods
+from isocenter.images.geometry import Geometry
+from isocenter.images.placement import Placement
+from isocenter.methods.method import Method, Request
+from isocenter.methods.restoration.non_local_means import filtered, noise_level
+from isocenter.methods.restoring import Restorer, noise_sd
+from isocenter.parts.damage.noise import Gaussian, MonteCarlo
+from isocenter.parts.damage.writing import Clean, write_dataset
+from isocenter.parts.losses.quality import LOSSES
+from isocenter.records import Channel, Plan
+
+KEYS = sorted(methods.catalogue("restoration"))
+DOSES = ["restoration/dose_convlstm", "restoration/unet"]
+
+Built = Callable[[str, int], Method]
+
+
+def smooth(*shape: int, seed: int = 0) -> NDArray[np.float32]:
+    """Between 0 and 1."""
+    from scipy.ndimage import gaussian_filter
+
+    values = gaussian_filter(np.random.default_rng(seed).standard_normal(shape), 2.5)
+    return np.asarray((values - values.min()) / (values.max() - values.min()), dtype=np.float32)
+
+
+def pictures(folder: Path, cases: int = 8) -> Path:
+    """Smooth pictures in 8 bits with noise of sd 20."""
+    clean = [
+        Clean(
+            f"film_{number}",
+            f"p{number}",
+            np.round(255 * smooth(44, 40, seed=number)).astype(np.uint8),
+            Geometry.plain((44, 40)),
+        )
+        for number in range(cases)
+    ]
+    return write_dataset(folder, clean, Gaussian(20))
+
+
+def doses(folder: Path, cases: int = 6) -> Path:
+    """Smooth doses in Gy after growing numbers of particles."""
+    grid = Geometry.plain((12, 16, 18), (3.0, 2.5, 2.5))
+    clean = [
+        Clean(f"plan_{number}", f"p{number}", 60 * smooth(*grid.shape, seed=number), grid)
+        for number in range(cases)
+    ]
+    return write_dataset(folder, clean, MonteCarlo((0.4, 0.25)))
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, with a cache of its own."""
+    monkeypatch.setenv("ISOCENTER_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def planned(data: Path, run: Path, key: str) -> Plan:
+    """A plan of one epoch, its network with a few features."""
+    plan = isocenter.plan(data, method=key, budget="1 epochs", out=run, overrides={"training.batch": 2})
+    stages = []
+    for stage in plan.stages:
+        network = stage.network
+        if network is not None:
+            network = network.changed(features=(4,) * len(network.features))
+        stages.append(stage.changed(network=network))
+    plan = plan.changed(stages=tuple(stages))
+    plan.save(run / "plan.json")
+    return plan
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_pictures_go_from_files_to_scores_and_a_report(key: str, cached: Path) -> None:
+    data, run = pictures(cached / "data"), cached / "run"
+    plan = planned(data, run, key)
+    assert plan.settings["answered"] == 1
+    scores = isocenter.train(data, run, device="cpu", workers=1)
+    assert all(case.failure is None for case in scores.cases)
+    assert scores.summary["image"]["data_range"].mean == 255
+    case = plan.folds[0].test[0]
+    answer = images.read(run / "fold_0" / "answers" / f"{case}.tif")
+    given = images.read(data / "inputs" / f"{case}.tif")
+    assert answer.array.dtype == np.float32
+    assert answer.geometry.difference(given.geometry) is None
+    (path,) = isocenter.predict(run, [data / "inputs" / f"{case}.tif"], cached / "answers", device="cpu")
+    assert np.allclose(images.read(path).array, answer.array, atol=0.05)
+    assert "root mean squared error" in isocenter.report(run).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("key", [key for key in DOSES if key in KEYS])
+def test_growing_doses_become_one_dose_in_gray(key: str, cached: Path) -> None:
+    data, run = doses(cached / "data"), cached / "run"
+    plan = planned(data, run, key)
+    assert len(plan.channels) == 2
+    assert plan.settings["answered"] == 1
+    scores = isocenter.train(data, run, device="cpu", workers=1)
+    assert scores.summary["image"]["gamma_pass_rate"].n > 0
+    answer = images.read(run / "fold_0" / "answers" / f"{plan.folds[0].test[0]}.nii.gz")
+    assert answer.array.shape == (1, 12, 16, 18)
+
+
+def test_methods_are_compared_with_the_input_itself(cached: Path) -> None:
+    data = pictures(cached / "data")
+    given = cached / "as_it_was"
+    given.mkdir()
+    for path in (data / "inputs").iterdir():
+        (given / path.name).write_bytes(path.read_bytes())
+    found = isocenter.compare(
+        data, ["restoration/non_local_means", str(given)], cached / "out", budget="1 epochs", device="cpu"
+    )
+    assert "psnr" in str(found)
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if methods.load(key).turns])
+def test_a_straight_line_is_undone_by_decoding(key: str, built: Built) -> None:
+    method = built(key, 2)
+    assert isinstance(method, Restorer)
+    scheme = method.stage.normalisation.channels[-1]
+    values = (100 * smooth(9, 8)).astype(np.float32)[None]
+    placement = Placement(Geometry.plain((12, 10)), (1, 2), (9, 8), (9, 8))
+    answer = method.decode({"restored": method.normalised(values)}, placement)
+    assert answer.shape == (1, 12, 10)
+    assert np.allclose(answer[0, 1:10, 2:10], values[0], atol=1e-3)
+    assert not answer[0, 0].any()
+    assert (scheme.low, scheme.high) == (-2, 2)
+
+
+def test_a_residual_is_taken_away_from_the_last_channels(built: Built) -> None:
+    method = built("restoration/dncnn", 2)
+    assert isinstance(method, Restorer)
+    image = torch.randn(1, 1, *method.stage.geometry.patch)
+    with torch.inference_mode():
+        answer = method.forward({"image": image})["restored"]
+        residual = method.modules["network"](image)
+    assert torch.allclose(answer, image - residual, atol=1e-6)
+
+
+def test_white_noise_is_told_from_noise_that_is_not() -> None:
+    clean = smooth(64, 64)
+    rng = np.random.default_rng(0)
+    white = rng.normal(0, 0.1, clean.shape)
+    assert noise_sd((clean + white)[None], clean[None])[0] == pytest.approx(0.1, rel=0.05)
+    brighter = clean + white * clean * 3
+    assert noise_sd(brighter[None], clean[None])[0] == 0
+    spread = (white + np.roll(white, 1, axis=0)) / np.sqrt(2)
+    assert noise_sd((clean + spread)[None], clean[None])[0] == 0
+
+
+@pytest.mark.parametrize("white", [True, False])
+def test_white_noise_is_drawn_anew_for_every_sample(white: bool, built: Built) -> None:
+    method = built("restoration/dncnn", 2)
+    assert isinstance(method, Restorer)
+    clean = (2 * smooth(64, 64) - 1)[None]
+    noise = np.random.default_rng(0).normal(0, 0.2, clean.shape).astype(np.float32)
+    noise = noise if white else (noise + np.roll(noise, 1, axis=1)) / np.sqrt(2).astype(np.float32)
+    scheme = method.stage.normalisation.channels[0]
+    image = (clean + noise - scheme.low) / (scheme.high - scheme.low)
+    arrays = method.prepare({"image": image.astype(np.float32), "target": clean})
+    size = method.stage.geometry.patch
+    request = Request(size, size, foreground=False)
+    samples = [method.sample(arrays, np.random.default_rng(seed), request) for seed in (1, 1, 2)]
+    assert np.array_equal(samples[0]["image"], samples[1]["image"])
+    assert set(samples[0]) == {"image", "target"}
+    apart = samples[0]["image"] - samples[0]["target"]
+    assert apart.std() == pytest.approx(0.2 / (scheme.high - scheme.low), rel=0.15)
+    own = any(
+        np.allclose(apart[0, 0, :5], (image - arrays["target"])[0, row, column : column + 5], atol=1e-6)
+        for row in range(25)
+        for column in range(25)
+    )
+    assert own != white
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_every_loss_can_be_planned(name: str, built: Built) -> None:
+    method = built("restoration/denoising_autoencoder", 2)
+    changed = type(method)(method.plan.changed(settings={**method.plan.settings, "loss": name}), method.stage)
+    image = torch.rand(2, 1, *method.stage.geometry.patch)
+    assert torch.isfinite(changed.loss({"image": image, "target": image}, "network"))
+
+
+def test_the_level_of_white_noise_is_found_under_an_image() -> None:
+    clean = smooth(96, 96)
+    for sd in (0.02, 0.1):
+        noisy = clean + np.random.default_rng(0).normal(0, sd, clean.shape)
+        assert noise_level(noisy) == pytest.approx(sd, rel=0.1)
+    assert noise_level(np.random.default_rng(0).normal(0, 3, (20, 20, 20))) == pytest.approx(3, rel=0.1)
+    assert noise_level(np.zeros((5, 5))) == 0
+    assert noise_level(np.zeros((2, 2))) == 0
+
+
+@pytest.mark.parametrize("name", ["non_local_means", "total_variation"])
+def test_classic_filters_come_nearer_to_the_clean_image(name: str) -> None:
+    clean = smooth(48, 48)
+    noisy = (clean + np.random.default_rng(0).normal(0, 0.1, clean.shape)).astype(np.float32)
+    answer = filtered(noisy[None], name, 0.8)[0]
+    assert np.mean((answer - clean) ** 2) < 0.5 * np.mean((noisy - clean) ** 2)
+    assert np.array_equal(filtered(np.ones((1, 8, 8), np.float32), name, 0.8)[0], np.ones((8, 8)))
+
+
+def test_a_grey_target_of_colour_is_answered_with_as_many_channels(built: Built) -> None:
+    method = built("restoration/dncnn", 2)
+    channels = tuple(Channel(name=name) for name in ("red", "green"))
+    schemes = tuple(method.stage.normalisation.channels[0].changed(channel=c.name) for c in channels)
+    stage = method.stage.changed(normalisation=method.stage.normalisation.changed(channels=schemes))
+    plan = method.plan.changed(channels=channels, settings={**method.plan.settings, "answered": 2})
+    two = type(method)(plan, stage)
+    assert dict(two.outputs) == {"restored": 2}
+    assert two.forward({"image": torch.rand(1, 2, 16, 16)})["restored"].shape == (1, 2, 16, 16)
