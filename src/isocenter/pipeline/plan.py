@@ -10,10 +10,10 @@ from math import ceil
 from typing import Any, get_args
 
 import isocenter
-from isocenter import methods
+from isocenter import methods, tasks
 from isocenter.errors import BadPlan
 from isocenter.parts.rules.folds import folds, given_folds
-from isocenter.parts.rules.held_out import held_out
+from isocenter.parts.rules.held_out import held_out, spread_evenly, without_unfit
 from isocenter.parts.rules.training import samples_per_epoch, why_steps
 from isocenter.records import (
     Budget,
@@ -142,12 +142,17 @@ def _stopwatch(fingerprint: Fingerprint, method: str, machine: Machine, settings
 
 
 def _folds(dataset: Dataset, fingerprint: Fingerprint, seed: int, wish: Any) -> tuple[tuple[Fold, ...], str]:
+    task = tasks.load(dataset.task)
+    unfit = {case.id for case in fingerprint.cases if not task.learnable(case)}
     if dataset.folds and wish is None:
-        return given_folds(dataset.folds, dataset.cases, seed)
-    units, number, note = held_out(dataset.cases, wish)
-    contents = {case.id: case.content for case in fingerprint.cases}
-    divided, why = folds(units, seed, number, contents)
-    return divided, why + note
+        divided, why = given_folds(dataset.folds, dataset.cases, seed)
+    else:
+        units, number, note = held_out(dataset.cases, wish)
+        contents = {case.id: case.content for case in fingerprint.cases}
+        divided, why = folds(spread_evenly(units, unfit), seed, number, contents)
+        why += note
+    kept, left_out = without_unfit(divided, unfit)
+    return kept, why + left_out
 
 
 def _with_epoch(stage: Stage, cases: int) -> Stage:

@@ -16,7 +16,7 @@ from isocenter.errors import BadDataset
 from isocenter.images.image import Image
 from isocenter.images.layouts.draft import TRUTH
 from isocenter.parts.metrics.statistics import mean_intervals
-from isocenter.records import Case, CaseScore, Dataset, Label
+from isocenter.records import Case, CaseMeasure, CaseScore, Dataset, Label
 from isocenter.tasks.task import Facts, Picture, Summary
 
 Thing = TypeVar("Thing")
@@ -78,6 +78,10 @@ class SingleImage:
     def several(self, path: Path) -> tuple[Case, ...] | None:
         """None: a file holds one truth or answer."""
         return None
+
+    def learnable(self, measured: CaseMeasure) -> bool:
+        """Every case may be learnt from."""
+        return True
 
     def evidence(self, answer: Any, truth: Any, facts: Facts) -> dict[str, JsonValue]:
         """Nothing: all measures belong to single cases."""

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from isocenter.images.image import Image
 from isocenter.images.placement import Placement
-from isocenter.records import Case, CaseScore, Channel, Dataset, Finding, Interval, Label
+from isocenter.records import Case, CaseMeasure, CaseScore, Channel, Dataset, Finding, Interval, Label
 
 Values = dict[str, dict[str, float | None]]
 """One case's measures: `values[label][measure]`, None where a measure is undefined."""
@@ -172,6 +172,9 @@ class Task(Protocol):
 
     def measure(self, truth: Any, image: Image, dataset: Dataset, case: Case) -> Measured:
         """What a case's truth says of the dataset, and what is wrong with it."""
+
+    def learnable(self, measured: CaseMeasure) -> bool:
+        """Whether a case may be learnt from; any other is only answered and scored."""
 
     def place(self, truth: Any, placement: Placement, facts: Facts) -> dict[str, NDArray[Any]]:
         """The truth on the network's grid, as named arrays that a method learns from.

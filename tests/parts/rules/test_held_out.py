@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from isocenter.errors import BadPlan
+from isocenter.errors import BadDataset, BadPlan
 from isocenter.parts.rules.folds import NUMBER, folds
-from isocenter.parts.rules.held_out import held_out
+from isocenter.parts.rules.held_out import held_out, spread_evenly, without_unfit
 from isocenter.records import Case
 
 CASES = tuple(
@@ -51,3 +51,17 @@ def test_groups_that_are_not_named_and_single_patients_cannot_be_left_out() -> N
         held_out([Case(id="x", patient="x", inputs={})], "groups")
     with pytest.raises(BadPlan, match="only one of the patients"):
         held_out(CASES[:3], "patients")
+
+
+def test_cases_that_may_not_be_learnt_from_are_scored_in_every_fold() -> None:
+    cases = [Case(id=f"{number}", patient=f"{number}", inputs={}) for number in range(40)]
+    unfit = {f"{number}" for number in range(15)}
+    divided, _ = folds(spread_evenly(cases, unfit), 0)
+    kept, said = without_unfit(divided, unfit)
+    assert all(len(unfit & set(fold.test)) == 3 for fold in kept)
+    assert all(not unfit & {*fold.train, *fold.validation} for fold in kept)
+    assert all(len(fold.test) == 8 for fold in kept)
+    assert "15 cases that are not healthy are never learnt from" in said
+    assert without_unfit(divided, set()) == (tuple(divided), "")
+    with pytest.raises(BadDataset, match="no case is left"):
+        without_unfit(divided, {case.id for case in cases})

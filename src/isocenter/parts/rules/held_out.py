@@ -3,12 +3,12 @@ other."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from isocenter.errors import BadPlan
+from isocenter.errors import BadDataset, BadPlan
 from isocenter.parts.rules.folds import NUMBER
-from isocenter.records import Case
+from isocenter.records import Case, Fold
 
 PATIENTS, GROUPS = "patients", "groups"
 
@@ -45,3 +45,35 @@ def held_out(cases: Sequence[Case], wish: Any = None) -> tuple[tuple[Case, ...],
     if number < 2:
         raise BadPlan(f"there is only one of the {wish}.", where="folds", cure="Give at least two.")
     return units, number, f" Each fold leaves one of the {wish} out."
+
+
+def spread_evenly(cases: Sequence[Case], unfit: Collection[str]) -> tuple[Case, ...]:
+    """The cases grouped besides by whether they may be learnt from, so that each fold scores both kinds."""
+    if not unfit:
+        return tuple(cases)
+    kinds = {case.id: " unfit" if case.id in unfit else "" for case in cases}
+    return tuple(case.changed(group=f"{case.group or ''}{kinds[case.id]}" or None) for case in cases)
+
+
+def without_unfit(folds: Sequence[Fold], unfit: Collection[str]) -> tuple[tuple[Fold, ...], str]:
+    """Folds that learn from, and choose on, other cases only, and what is to be said of that.
+
+    Args:
+        folds: As they were drawn.
+        unfit: Ids of cases that are scored, but never learnt from.
+
+    Raises:
+        BadDataset: Nothing is left to be learnt from.
+    """
+    if not unfit:
+        return tuple(folds), ""
+    kept = tuple(
+        fold.changed(
+            train=tuple(case for case in fold.train if case not in unfit),
+            validation=tuple(case for case in fold.validation if case not in unfit),
+        )
+        for fold in folds
+    )
+    if not all(fold.train for fold in kept):
+        raise BadDataset("no case is left that may be learnt from.", cure="Add healthy cases.")
+    return kept, f" {len(unfit)} cases that are not healthy are never learnt from, only scored."
