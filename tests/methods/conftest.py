@@ -28,6 +28,10 @@ NAMES = {"sequences": ("object", "other")}
 """Labels of tasks that need more than one."""
 
 
+SMALL: dict[str, dict[str, object]] = {"mil/prompt_mil": {"tile": 32, "most_tiles": 4}}
+"""Settings of methods whose own would take long here."""
+
+
 def measured_of(key: str, dims: int) -> Fingerprint:
     """Ten cases of one channel, each with objects of about ten voxels."""
     shape, ones = SHAPES[dims], (1.0,) * dims
@@ -67,6 +71,7 @@ def built_of(key: str, dims: int) -> Method:
     measured = measured_of(key, dims)
     kind = methods.load(key)
     settings, _ = kind.decide(measured, kind.Settings())
+    settings = settings.changed(**SMALL.get(key, {}))
     stages = []
     for stage in kind.configure(measured, Budget(epochs=1), MACHINE, None, settings):
         network = stage.network

@@ -24,6 +24,9 @@ from isocenter.parts.rules import bags as rules
 from isocenter.records import Budget, Fingerprint, Machine, Record, Stage
 from isocenter.tasks.bag_files import Attended
 
+MOST_TIMED = 8192
+"""Instances of a made-up bag, on which a step is timed."""
+
 BAG, COORDS, TILES = "bag", "coords", "tiles"
 """The arrays of a case: its instances, where they lie, and a tile's side and a pixel's size."""
 
@@ -62,6 +65,7 @@ class BagMethod(Method):
     Settings: ClassVar[type[Record]] = BagSettings
     kinds: ClassVar[Mapping[str, Kind]] = {}
     tiled: ClassVar[bool] = False
+    instances_per_step: ClassVar[int] = 2000
     settings: BagSettings
 
     # -------------------------------------------------------------------------------------- before training
@@ -97,9 +101,10 @@ class BagMethod(Method):
         if fingerprint.dims != 2:
             raise BadPlan("a bag is a table of features or a slide.", cure="See docs/mil.md.")
         patch = cls.sample_shape(fingerprint, own)
-        stage = rules.stage(fingerprint, budget, machine, patch, own.mpp, 0.0)
+        wanted = rules.Wanted(patch, cls.instances_per_step, own.mpp)
+        stage = rules.stage(fingerprint, budget, machine, wanted, 0.0)
         if callable(speed) and budget.seconds is not None:
-            return (rules.stage(fingerprint, budget, machine, patch, own.mpp, speed(stage)),)
+            return (rules.stage(fingerprint, budget, machine, wanted, speed(stage)),)
         return (stage,)
 
     @classmethod
@@ -174,11 +179,13 @@ class BagMethod(Method):
         return slides.features(image, self.settings)
 
     def example(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        """A bag of noise, of the first class."""
-        bag = rng.standard_normal(self.stage.geometry.patch, dtype=np.float32)
-        return {BAG: torch.from_numpy(bag), "classes": self._first_class()}
+        """A bag of noise, of the last class."""
+        instances, features = self.stage.geometry.patch
+        bag = rng.standard_normal((min(instances, MOST_TIMED), features), dtype=np.float32)
+        return {BAG: torch.from_numpy(bag), "classes": self.last_class()}
 
-    def _first_class(self) -> Tensor:
+    def last_class(self) -> Tensor:
+        """The truth of a bag of the last class, (class,)."""
         classes = torch.zeros(max(1, len(self.names)))
         classes[-1] = 1
         return classes

@@ -229,7 +229,7 @@ def _fibres(rng: Generator, shape: tuple[int, int]) -> Field:
     """Eosin of fibres that run mostly one way."""
     fine = ndimage.gaussian_filter(rng.standard_normal(shape).astype(np.float32), (1.5, 6))
     fine /= max(float(fine.std()), 1e-6)
-    return np.clip(0.32 + 0.06 * fine, 0.05, 0.8)
+    return np.asarray(np.clip(0.32 + 0.06 * fine, 0.05, 0.8), dtype=np.float32)
 
 
 def _developed(rng: Generator, haematoxylin: Field, eosin: Field) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,7 +21,6 @@ from isocenter.records import (
 )
 
 FEATURES = "features"
-INSTANCES_PER_STEP = 2000
 MOST_BAGS = 4
 
 _NEGATIVE = re.compile(
@@ -31,6 +31,21 @@ _NEGATIVE = re.compile(
 _WHY_UNVARIED = "Without effect: instances are taken as they are."
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a method about bags asks of its only stage.
+
+    Attributes:
+        sample: Instances of the median bag, and numbers of each.
+        instances_per_step: How many make a step worth taking.
+        mpp: µm of a tile's pixel, for slides.
+    """
+
+    sample: tuple[int, int]
+    instances_per_step: int
+    mpp: float
+
+
 def is_features(fingerprint: Fingerprint) -> bool:
     """Whether inputs are bags of features, rather than slides."""
     return all(channel.modality == FEATURES for channel in fingerprint.channels)
@@ -39,6 +54,8 @@ def is_features(fingerprint: Fingerprint) -> bool:
 def exclusive(fingerprint: Fingerprint) -> tuple[bool, str]:
     """Whether every case has exactly one class."""
     counts = [sum(number > 0 for number in case.components.values()) for case in fingerprint.cases]
+    if len(fingerprint.labels) < 2:
+        return False, "There is one class, which a bag has or has not."
     single = bool(counts) and all(count == 1 for count in counts)
     return single, "Every bag has one class." if single else "Some bags have several classes, or none."
 
@@ -75,8 +92,7 @@ def stage(
     fingerprint: Fingerprint,
     budget: Budget,
     machine: Machine,
-    sample: tuple[int, int],
-    mpp: float,
+    wanted: Wanted,
     seconds: float,
 ) -> Stage:
     """The only stage of a method that sees whole bags.
@@ -85,27 +101,28 @@ def stage(
         fingerprint: The measured dataset.
         budget: Time, or epochs.
         machine: Where training will run.
-        sample: Instances of the median bag, and numbers of each.
-        mpp: µm of a tile's pixel, for slides.
+        wanted: What the method decides itself.
         seconds: Of a step, as measured; 0 where nobody did.
     """
     cases = max(1, len(fingerprint.cases))
-    batch = int(np.clip(INSTANCES_PER_STEP // sample[0], 1, min(MOST_BAGS, cases)))
+    batch = int(np.clip(wanted.instances_per_step // wanted.sample[0], 1, min(MOST_BAGS, cases)))
     learnt = training(budget, machine, batch, cases, seconds_per_step=seconds, batch_dice=False)
     why = {
         **learnt.why,
-        "batch": f"Bags a step: as many as hold about {INSTANCES_PER_STEP:,} instances, at most {MOST_BAGS}.",
+        "batch": f"Bags a step: as many as hold about {wanted.instances_per_step:,} instances, at most "
+        f"{MOST_BAGS}.",
         "optimiser": "AdamW, whatever the budget: labels are few, and gradients of attention uneven.",
         "learning_rate": "Of Ilse et al. (2018).",
         "weight_decay": "Strong, for bags are few and networks would learn them by heart.",
         "momentum": "AdamW's default.",
+        "warmup": learnt.why["warmup"] if learnt.warmup else "Not needed: instances are standardised.",
         "clip": "Longer gradients are shortened: AdamW's memory depends on their length.",
         "foreground_share": "Without effect: a sample is a whole bag.",
         "batch_dice": "Without effect: there are no voxels.",
     }
     return Stage(
         name="bags",
-        geometry=_geometry(fingerprint, sample, mpp),
+        geometry=_geometry(fingerprint, wanted.sample, wanted.mpp),
         normalisation=_normalisation(fingerprint),
         training=learnt.changed(
             optimiser="adamw", learning_rate=5e-4, weight_decay=1e-2, momentum=0.9, clip=1.0, why=why
