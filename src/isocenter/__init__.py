@@ -165,6 +165,7 @@ def predict(
     mirror: bool | None = None,
     overwrite: bool = False,
     fixed: str | Path | None = None,
+    stage: str | None = None,
 ) -> list[Path]:
     """Answer for new images, on their own grid and under their own names; give the files written.
 
@@ -180,14 +181,16 @@ def predict(
         mirror: Average over mirrored images; None for what the plan says.
         overwrite: Answer again where an answer exists.
         fixed: Where the task brings images together, the one that stays where it is.
+        stage: The stage of the plan that answers, such as the first of a cascade; by default what
+            cross-validation chose.
 
     Raises:
         BadModel: The folder holds no model that can be loaded safely.
         UnreadableFile: An image cannot be read whole.
     """
-    from isocenter.pipeline import predict as stage
+    from isocenter.pipeline import predict as answering
 
-    return stage.predict(
+    return answering.predict(
         Path(run),
         inputs,
         Path(out),
@@ -199,6 +202,7 @@ def predict(
         mirror=mirror,
         overwrite=overwrite,
         fixed=fixed,
+        stage=stage,
     )
 
 

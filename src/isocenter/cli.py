@@ -260,6 +260,9 @@ def predict(
         Path | None,
         Parameter(help="Where the task brings images together: the one that stays where it is."),
     ] = None,
+    stage: Annotated[
+        str | None, Parameter(help="Answer with this stage of the plan; by default with what was chosen.")
+    ] = None,
     resources: Resources = Resources(),
     common: Common = Common(),
 ) -> Answer:
@@ -276,6 +279,7 @@ def predict(
         mirror=mirror,
         overwrite=overwrite,
         fixed=fixed,
+        stage=stage,
     )
     written = [str(answer) for answer in answers]
     return Answer({"answers": written}, (f"{_count(len(written), 'answer')} in {out}",))

@@ -401,11 +401,13 @@ def predict(
     mirror: bool | None = None,
     overwrite: bool = False,
     fixed: str | Path | None = None,
+    stage: str | None = None,
 ) -> list[Path]:
     """Answer for many images in one process; answers that exist are left alone unless `overwrite`.
 
     Args:
         fixed: Where the task brings images together, the one that stays where it is.
+        stage: The stage that answers; what cross-validation chose when None.
 
     Returns:
         The answer of every input, in order.
@@ -413,7 +415,7 @@ def predict(
     Raises:
         BadDataset: There is nothing to answer, or two inputs would get the same name.
     """
-    model = load(folder, device=device)
+    model = Model(Run(Path(folder)), members=None if stage is None else [stage], device=device)
     fingerprint = model.run.fingerprint
     wanted = list(expand(inputs, len(model.plan.channels), model.task))
     paths = _named(wanted, out, model)

@@ -206,14 +206,23 @@ def estimate(plan: Plan, folds: int) -> str:
     voxels = sum(prod(stage.geometry.median_shape) for stage in plan.stages if stage.repeats is None)
     disk = voxels * cases * (4 * len(plan.channels) + 2) / GIB
     memory = max(step_gb(plan, stage) for stage in plan.stages)
-    seconds = plan.budget.seconds
-    if seconds is None:
-        steps = [stage.training.steps_per_epoch * stage.training.seconds_per_step for stage in plan.stages]
-        seconds = sum(steps) * (plan.budget.epochs or 0)
+    # Whatever folds are asked for, a stage that others build on is trained on all of them.
+    followed = {later.after for later in plan.stages}
+    seconds = sum(
+        _seconds(stage) * (len(plan.folds) if stage.name in followed else folds) for stage in plan.stages
+    )
     return (
-        f"Training {names} on {folds} fold{'s' * (folds > 1)}: about {progress.clock(seconds * folds)}, "
+        f"Training {names} on {folds} fold{'s' * (folds > 1)}: about {progress.clock(seconds)}, "
         f"{memory:.2g} GB of memory, {disk:.2g} GB of prepared arrays on disk ({cache_root()})."
     )
+
+
+def _seconds(stage: Stage) -> float:
+    """Of one fold of a stage."""
+    training = stage.training
+    if training.budget.seconds is not None:
+        return training.budget.seconds
+    return (training.budget.epochs or 0) * training.steps_per_epoch * training.seconds_per_step
 
 
 def step_gb(plan: Plan, stage: Stage) -> float:
