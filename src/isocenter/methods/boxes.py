@@ -241,15 +241,16 @@ class Detector(BoxAnswers, SupervisedMaps):
         """By level, the anchors (n, 2 d) of a patch."""
         return self.ladder.anchors(self.stage.geometry.patch)
 
-    def anchors_on(self, device: torch.device) -> Tensor:
-        """All anchors of a patch, level after level, on a device."""
-        if device not in self._placed:
+    def anchors_on(self, device: torch.device, shape: Sequence[int] | None = None) -> Tensor:
+        """All anchors of an image of a shape, that of a patch if None, level after level, on a device."""
+        key = (device, tuple(shape or self.stage.geometry.patch))
+        if key not in self._placed:
             with torch.inference_mode(False):  # so that training may use what prediction placed
-                self._placed[device] = torch.cat(self.anchors).to(device)
-        return self._placed[device]
+                self._placed[key] = torch.cat(self.ladder.anchors(key[1])).to(device)
+        return self._placed[key]
 
     @cached_property
-    def _placed(self) -> dict[torch.device, Tensor]:
+    def _placed(self) -> dict[tuple[torch.device, tuple[int, ...]], Tensor]:
         return {}
 
     # ------------------------------------------------------------------------------------------ samples
@@ -296,11 +297,7 @@ class Detector(BoxAnswers, SupervisedMaps):
         those a little beyond, so that objects that its walls cut are left to the neighbour that sees them
         whole.
         """
-        boxes, scores, classes = self.windowed(np.asarray(arrays["image"], dtype=np.float32), network)
-        return {"boxes": boxes.numpy(), "scores": scores.numpy(), "classes": classes.numpy()}
-
-    def windowed(self, image: np.ndarray, network: Network) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (n, 2 d), scores and classes of all windows over an image (channel, *space)."""
+        image = np.asarray(arrays["image"], dtype=np.float32)
         layout = Windows.over(image.shape[1:], self.stage.geometry.patch, self.stage.prediction.overlap)
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         pending = iter(layout.corners)
@@ -311,7 +308,7 @@ class Detector(BoxAnswers, SupervisedMaps):
                     layout.own(corner, *(given[name][row] for name in ("boxes", "scores", "classes")))
                 )
         boxes, scores, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return boxes, scores, classes
+        return {"boxes": boxes.numpy(), "scores": scores.numpy(), "classes": classes.numpy()}
 
 
 # ------------------------------------------------------------------------------------------------- levels

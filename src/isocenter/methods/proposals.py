@@ -95,7 +95,8 @@ class RegionDetector(Detector):
         network: TwoStageDetector = self.modules["network"]  # type: ignore[assignment]  # as built above
         maps, logits, deltas = network.propose(batch["image"])
         proposing = self._proposing_loss(logits.float(), deltas.float(), batch)
-        proposals = self._proposals(logits.detach().float(), deltas.detach().float())
+        shape = batch["image"].shape[2:]
+        proposals = self._proposals(logits.detach().float(), deltas.detach().float(), shape)
         own = [
             _regions(boxes, TrueObjects(*true))
             for boxes, *true in zip(
@@ -126,7 +127,8 @@ class RegionDetector(Detector):
     def forward(self, inputs: Batch) -> Outputs:
         network: TwoStageDetector = self.modules["network"]  # type: ignore[assignment]  # as built above
         maps, logits, deltas = network.propose(inputs["image"])
-        proposals = self._proposals(logits.float(), deltas.float())
+        shape = inputs["image"].shape[2:]
+        proposals = self._proposals(logits.float(), deltas.float(), shape)
         scores, corrections = network.decide(maps, proposals)
         counts = [len(boxes) for boxes in proposals]
         regions = torch.cat(proposals)
@@ -135,16 +137,16 @@ class RegionDetector(Detector):
         return strongest(
             _stacked(torch.split(boxes, counts)),
             _stacked(torch.split(probability, counts)),
-            self.stage.geometry.patch,
+            shape,
         )
 
-    def _proposals(self, logits: Tensor, deltas: Tensor) -> list[Tensor]:
+    def _proposals(self, logits: Tensor, deltas: Tensor, shape: Sequence[int]) -> list[Tensor]:
         """For every image the boxes (n, 2 d) that most probably hold something and do not mean the same."""
-        anchors = self.anchors_on(logits.device)
+        anchors = self.anchors_on(logits.device, shape)
         found = []
         for scores, own in zip(logits[..., 0], deltas, strict=True):
             best = scores.topk(min(BEFORE_SUPPRESSION, len(scores)))
-            boxes = clip(decode_deltas(anchors[best.indices], own[best.indices]), self.stage.geometry.patch)
+            boxes = clip(decode_deltas(anchors[best.indices], own[best.indices]), shape)
             solid = (sides(boxes) > SHRUNK).all(dim=1)
             boxes, values = boxes[solid], best.values[solid]
             found.append(boxes[nms(boxes, values, SAME_PROPOSAL)[: self.settings.proposals]])

@@ -26,6 +26,11 @@ WHY_BUDGET = (
 )
 
 
+VIEW = 3.0
+"""Part of a slice that a network on slices learns from, in widths of the objects."""
+LEAST_VIEW, VIEW_STEP = 64, 32
+
+
 @dataclass(frozen=True)
 class Crop:
     """The grid on which candidates are looked at, and the size of what is cut out, with reasons.
@@ -70,4 +75,22 @@ def crop(extents_mm: ArrayLike, spacing_mm: Sequence[float]) -> Crop:
             "patch": f"{SURROUNDINGS:g} times the side of the {PERCENTILE}th percentile of objects "
             f"({large:.3g} mm), between {LEAST_EDGE} and {MOST_EDGE} voxels.",
         },
+    )
+
+
+def view(widths: ArrayLike, shape: Sequence[int]) -> tuple[tuple[int, ...], str]:
+    """The part of a slice that is learnt from, and why.
+
+    Args:
+        widths: Of the objects in voxels of the slice (object, axis).
+        shape: Of the median slice.
+    """
+    large = float(np.percentile(np.asarray(widths, dtype=np.float64), PERCENTILE, axis=0).max())
+    edge = max(LEAST_VIEW, int(np.ceil(VIEW * large / VIEW_STEP)) * VIEW_STEP)
+    whole = [int(np.ceil(size / VIEW_STEP)) * VIEW_STEP for size in shape]
+    patch = tuple(min(edge, size) for size in whole)
+    return patch, (
+        f"About {VIEW:g} times as wide as the objects of the {PERCENTILE}th percentile ({large:.3g} voxels), "
+        f"at least {LEAST_VIEW}: a slice shows an object or two, and the rest of it would cost time in which "
+        "others could be seen. Whole slices are answered at once."
     )
