@@ -74,3 +74,18 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     # The root's own slope is infinite at zero, where a critic that has learnt nothing may stand.
     lengths = (slopes.flatten(1).square().sum(dim=1) + _LEAST).sqrt()
     return (lengths - 1).square().mean()
+
+
+def slope_at(critic: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
+    """½ mean ‖∇ critic(x)‖₂² at real samples: holds a critic of the original game to a flat summit.
+
+    As for `gradient_penalty`, it is zero where gradients are off.
+
+    Source: Mescheder et al., "Which training methods for GANs do actually converge?", ICML 2018, R1.
+    """
+    if not torch.is_grad_enabled():
+        return real.new_zeros((), dtype=torch.float32)
+    shown = real.detach().float().requires_grad_()
+    with torch.autocast(real.device.type, enabled=False):
+        (slopes,) = torch.autograd.grad(critic(shown).sum(), shown, create_graph=True)
+    return slopes.flatten(1).square().sum(dim=1).mean() / 2
