@@ -95,6 +95,7 @@ def train(
                 _planned(run, dataset, method, budget, seed, overrides, surroundings)
             plan = run.plan
             numbers = _folds(plan, folds)
+            _refuse_unanswered(plan, numbers)
             _refuse_overwriting(run, plan, numbers, resume)
         if methods.load(plan.method).turns:
             progress.say(estimate(plan, len(numbers)))
@@ -184,6 +185,23 @@ def _folds(plan: Plan, folds: Sequence[int] | None) -> list[int]:
                 f"there is no fold {number}.", cure=f"The plan has folds 0 … {len(plan.folds) - 1}."
             )
     return numbers
+
+
+def _refuse_unanswered(plan: Plan, numbers: Sequence[int]) -> None:
+    """Say before any work that a stage has nothing honest to build on."""
+    if all(stage.after is None for stage in plan.stages):
+        return
+    answered = {case for fold in plan.folds for case in fold.test}
+    for number in numbers:
+        fold = plan.folds[number]
+        missing = sorted({*fold.train, *fold.validation} - answered)
+        if missing:
+            raise BadPlan(
+                f"a stage learns from an earlier one's answers to cases that this had not seen, and no fold "
+                f"keeps back '{missing[0]}' (and {len(missing) - 1} more).",
+                where=f"fold {number}",
+                cure="Leave the dataset's own split out, or choose a method with one stage.",
+            )
 
 
 def _refuse_overwriting(run: Run, plan: Plan, numbers: Sequence[int], resume: bool) -> None:
