@@ -12,6 +12,7 @@ from typing import Any, get_args
 import isocenter
 from isocenter import methods, tasks
 from isocenter.errors import BadPlan
+from isocenter.images.layouts.draft import FEATURES
 from isocenter.parts.rules.folds import folds, given_folds
 from isocenter.parts.rules.held_out import held_out, spread_evenly, without_unfit
 from isocenter.parts.rules.training import samples_per_epoch, why_steps
@@ -343,6 +344,8 @@ def explain(plan: Plan) -> str:
             if getattr(stage, section) is None:
                 continue
             text = _section(stage, section)
+            if not text:
+                continue
             before, first = said.setdefault(section, (text, stage.name))
             repeated = before == text and first != stage.name
             lines += ["", title, *(_paragraph(f"As for {first}.", "  ") if repeated else text)]
@@ -362,6 +365,8 @@ def _overview(plan: Plan) -> str:
 
 
 def _images(plan: Plan) -> str:
+    if all(channel.modality == FEATURES for channel in plan.channels):
+        return "bags of instances"
     return f"{plan.dims}D images" if plan.dims > 1 else "recordings over time"
 
 
