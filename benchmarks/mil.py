@@ -1,0 +1,255 @@
+"""Bags and slides: MUSK1 by repeated ten-fold cross-validation, planted tumours, a bag of 100,000 instances.
+
+`python benchmarks/mil.py musk1 [--method mil/abmil]` repeats ten folds, stratified, patients being molecules;
+`python benchmarks/mil.py slides` trains on slide phantoms and asks whether attention finds their tumours;
+`python benchmarks/mil.py memory` trains on one large bag in a process of its own and records its peak;
+`python benchmarks/mil.py prompt` compares what learns of a transformer: parameters, memory, time, accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isocenter.records import Dataset, Fold
+from record import record
+
+DATA = Path(os.environ.get("ISOCENTER_DATA", Path(__file__).parents[2] / "shared" / "data"))
+FOLDS = 10
+INSTANCES, FEATURES = 100_000, 1024
+SLIDES = 60
+TRAINED = ("nothing", "prompt", "last", "full")
+
+
+def main() -> None:
+    """Run the benchmark."""
+    arguments = _arguments()
+    figures = {"musk1": _musk1, "slides": _slides, "memory": _memory, "prompt": _prompt}[arguments.what](
+        arguments
+    )
+    if figures is not None:
+        method = "" if arguments.what == "prompt" else f"_{arguments.method.split('/')[-1]}"
+        name = f"mil_{arguments.what}{method}{arguments.suffix}"
+        record(name, figures, " ".join(["python", "benchmarks/mil.py", *sys.argv[1:]]))
+
+
+# ------------------------------------------------------------------------------------------------- MUSK1
+
+
+def _musk1(arguments: argparse.Namespace) -> dict[str, Any]:
+    import isocenter
+
+    dataset = isocenter.open(DATA / "bags_musk1")
+    accuracies, began = [], time.monotonic()
+    for repeat in range(arguments.repeats):
+        run = Path(arguments.out) / f"musk1_{arguments.method.split('/')[-1]}{arguments.suffix}_{repeat}"
+        scores = isocenter.train(
+            dataset.changed(folds=_ten_folds(dataset, repeat)),
+            run,
+            method=arguments.method,
+            budget=f"{arguments.epochs} epochs",
+            folds=None,
+            seed=repeat,
+            workers=1,
+            overrides=_settings(arguments),
+        )
+        for fold in range(FOLDS):
+            own = [case.values["all"]["accuracy"] for case in scores.cases if case.fold == fold]
+            accuracies.append(float(np.mean([value for value in own if value is not None])))
+    mean, spread = float(np.mean(accuracies)), float(np.std(accuracies) / np.sqrt(len(accuracies)))
+    what = f"MUSK1, {arguments.repeats} × ten folds, {arguments.epochs} epochs{arguments.suffix}, accuracy"
+    return {
+        "accuracy": mean,
+        "standard_error": spread,
+        "spread_between_folds": float(np.std(accuracies)),
+        "accuracies": accuracies,
+        "seconds": round(time.monotonic() - began, 1),
+        "systems": {arguments.method: {what: f"{mean:.3f} ± {spread:.3f} (standard error over the folds)"}},
+    }
+
+
+def _ten_folds(dataset: Dataset, seed: int) -> tuple[Fold, ...]:
+    """Ten stratified folds; the tenth of the others on which choices are made is drawn by the plan."""
+    rng = np.random.default_rng(seed)
+    place = {}
+    for label in dataset.labels:
+        own = [case.id for case in dataset.cases if case.truth["class"] == [label.name]]
+        place |= {name: number % FOLDS for number, name in enumerate(rng.permutation(own))}
+    names = [case.id for case in dataset.cases]
+    return tuple(
+        Fold(
+            train=tuple(name for name in names if place[name] != fold),
+            validation=(),
+            test=tuple(name for name in names if place[name] == fold),
+        )
+        for fold in range(FOLDS)
+    )
+
+
+# ------------------------------------------------------------------------------------------------ slides
+
+
+def _phantoms(out: Path) -> Path:
+    from isocenter.phantoms.slides import write_dataset
+
+    folder = out / f"slide_phantoms_{SLIDES}"
+    return folder if (folder / "manifest.csv").exists() else write_dataset(folder, SLIDES, seed=0)
+
+
+def _slides(arguments: argparse.Namespace) -> dict[str, Any]:
+    import isocenter
+
+    out = Path(arguments.out)
+    data = _phantoms(out)
+    run = out / f"slides_{arguments.method.split('/')[-1]}{arguments.suffix}"
+    began = time.monotonic()
+    scores = isocenter.train(
+        isocenter.open(data),
+        run,
+        method=arguments.method,
+        budget=arguments.budget,
+        folds=None,
+        overrides=_settings(arguments),
+    )
+    seconds = time.monotonic() - began
+    isocenter.report(run)
+    bag, found = scores.summary["tumour"]["roc_auc"], scores.summary["all"]["attention_auc"]
+    said = f"bag AUC {bag.mean:.3f} ({bag.low:.3f}–{bag.high:.3f}), attention AUC {found.mean:.3f} "
+    said += f"({found.low:.3f}–{found.high:.3f})"
+    return {
+        "bag_auc": bag.model_dump(),
+        "attention_auc": found.model_dump(),
+        "accuracy": scores.summary["all"]["accuracy"].mean,
+        "slides": len(scores.cases),
+        "seconds": round(seconds, 1),
+        "systems": {arguments.method: {f"{SLIDES} slide phantoms, five folds{arguments.suffix}": said}},
+    }
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+def _memory(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Training on one bag in a process of its own, whose peak is told by the system."""
+    if os.environ.get("MIL_BAG") is None:
+        words = [sys.executable, __file__, *sys.argv[1:]]
+        done = subprocess.run(
+            words, env={**os.environ, "MIL_BAG": "1"}, capture_output=True, text=True, check=True
+        )
+        found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        what = f"a bag of {INSTANCES:,} × {FEATURES:,}, peak memory of training"
+        return found | {"systems": {arguments.method: {what: f"{found['peak_gb']:.2f} GB"}}}
+    import isocenter
+
+    folder = Path(arguments.out) / "large_bags"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = ["bag,label,split"]
+    for number, split in enumerate(("train", "train", "validation", "validation")):
+        path = folder / f"bag_{number}.npy"
+        if not path.exists():
+            bag = np.random.default_rng(number).standard_normal((INSTANCES, FEATURES), dtype=np.float32)
+            np.save(path, bag)
+        rows.append(f"{path.name},{('normal', 'tumour')[number % 2]},{split}")
+    (folder / "manifest.csv").write_text("\n".join(rows), encoding="utf-8")
+    run = Path(arguments.out) / f"large_{arguments.method.split('/')[-1]}{time.time_ns()}"
+    began = time.monotonic()
+    isocenter.train(
+        isocenter.open(folder),
+        run,
+        method=arguments.method,
+        budget="3 epochs",
+        workers=1,
+        overrides=_settings(arguments),
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    print(json.dumps({"peak_gb": round(peak, 3), "seconds": round(time.monotonic() - began, 1)}))
+    return None
+
+
+# ------------------------------------------------------------------------------------------------ prompts
+
+
+def _prompt(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Each part of the transformer that may learn, in a process of its own."""
+    if os.environ.get("MIL_TRAINED") is not None:
+        return _prompt_once(arguments, os.environ["MIL_TRAINED"])
+    figures: dict[str, Any] = {}
+    _phantoms(Path(arguments.out))
+    for trained in TRAINED:
+        words = [sys.executable, __file__, *sys.argv[1:]]
+        env = {**os.environ, "MIL_TRAINED": trained}
+        done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
+        figures[trained] = json.loads(done.stdout.strip().splitlines()[-1])
+    said = {
+        f"{SLIDES} slide phantoms, fold 0, {arguments.budget}, learns: {name}": (
+            f"AUC {one['bag_auc']:.3f}, {one['learnt']:,} parameters learnt, peak {one['peak_gb']:.2f} GB"
+        )
+        for name, one in figures.items()
+    }
+    return figures | {"systems": {"mil/prompt_mil": said}}
+
+
+def _prompt_once(arguments: argparse.Namespace, trained: str) -> None:
+    import isocenter
+    from isocenter import methods
+    from isocenter.pipeline.run import Run
+
+    run = Path(arguments.out) / f"prompt_{trained}{arguments.suffix}"
+    began = time.monotonic()
+    scores = isocenter.train(
+        isocenter.open(_phantoms(Path(arguments.out))),
+        run,
+        method="mil/prompt_mil",
+        budget=arguments.budget,
+        overrides={**_settings(arguments), "settings.trained": trained},
+    )
+    plan = Run(run).plan
+    modules = methods.load(plan.method)(plan, plan.stages[0]).modules
+    area, found = scores.summary["tumour"]["roc_auc"].mean, scores.summary["all"].get("attention_auc")
+    content = {
+        "learnt": sum(p.numel() for p in modules.parameters() if p.requires_grad),
+        "parameters": sum(p.numel() for p in modules.parameters()),
+        "bag_auc": area,
+        "attention_auc": None if found is None else found.mean,
+        "accuracy": scores.summary["all"]["accuracy"].mean,
+        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    print(json.dumps(content))
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for setting in arguments.settings:
+        name, _, value = setting.partition("=")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("musk1", "slides", "memory", "prompt"))
+    parser.add_argument("--method", default="mil/abmil")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--budget", default="60 epochs")
+    parser.add_argument("--out", default="runs")
+    parser.add_argument("--suffix", default="", help="Added to the result's name, for a changed plan.")
+    parser.add_argument("--set", dest="settings", action="append", default=[])
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
