@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["compare", "evaluate", "load", "open", "plan", "predict", "report", "train"]
+__all__ = ["compare", "evaluate", "generate", "load", "open", "plan", "predict", "report", "train"]
 
 #: What is used where neither the user nor a plan says.
 DEFAULT_BUDGET = "1h"
@@ -204,6 +204,37 @@ def predict(
         fixed=fixed,
         stage=stage,
     )
+
+
+def generate(
+    run: str | Path,
+    out: str | Path,
+    *,
+    count: int = 64,
+    label: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> list[Path]:
+    """Make new images with a model trained for generation; give the files written.
+
+    Beside each image lie how it was made (`_about.json`) and its code (`_latent.npy`); `grid.png` shows all,
+    `made.csv` lists them with the training image nearest to each.
+
+    Args:
+        run: A trained run or model folder.
+        out: The folder for the images.
+        count: How many.
+        label: The class that all shall have; without it, each class of a conditional model in turn.
+        seed: The same seed makes the same images.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+
+    Raises:
+        BadModel: The folder holds no model that can be loaded safely.
+        BadPlan: The model makes no images, or knows no such class.
+    """
+    from isocenter.pipeline import generate as stage
+
+    return stage.generate(Path(run), Path(out), count=count, label=label, seed=seed, device=device)
 
 
 def evaluate(

@@ -286,6 +286,27 @@ def predict(
 
 
 @app.command(sort_key=next(_order))
+def generate(
+    run: Run,
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="The folder for the images, their codes, a grid and a table.")],
+    count: Annotated[int, Parameter(help="How many images.")] = 64,
+    label: Annotated[
+        str | None, Parameter(help="The class that all shall have; by default each class in turn.")
+    ] = None,
+    seed: Annotated[int, Parameter(help="The same seed makes the same images.")] = 0,
+    resources: Resources = Resources(),
+    common: Common = Common(),
+) -> Answer:
+    """Make new images with a model trained for generation."""
+    made = isocenter.generate(run, out, count=count, label=label, seed=seed, device=resources.device)
+    written = [str(path) for path in made]
+    text = f"{_count(len(written), 'image')} in {out}; to look at: {out / 'grid.png'}"
+    return Answer({"images": written, "grid": str(out / "grid.png"), "table": str(out / "made.csv")}, (text,))
+
+
+@app.command(sort_key=next(_order))
 def evaluate(
     answers: Annotated[
         Path, Parameter(help="Answers from any tool: a folder, or one file that names cases.")

@@ -72,10 +72,18 @@ class Recipe:
 
 class Maker(Method):
     """A method that answers with images. A method's file overrides `recipe`, `planned`, `build`, `loss`,
-    `forward`, `make` and, where it can do something with a given image, `changed_image`."""
+    `forward`, `make` and, where it can do something with a given image, `changed_image`.
+
+    Attributes:
+        makes: Whether it makes images out of nothing; else it only changes given ones.
+        recipe: How its network is planned.
+        memory: The training images' features, once they were seen.
+        remembered: Their cases.
+    """
 
     kinds: ClassVar[Mapping[str, Kind]] = {"image": "intensity"}
     tiled: ClassVar[bool] = False
+    makes: ClassVar[bool] = True
     recipe: ClassVar[Recipe]
 
     def __init__(self, plan: Plan, stage: Stage) -> None:

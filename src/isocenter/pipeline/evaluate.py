@@ -85,7 +85,11 @@ def evaluate(
     """
     dataset = _asked(_dataset(Path(truths), task, labels), [Path(answers)])
     judge = tasks.load(dataset.task)
-    found = _matched(dataset, Path(answers), judge, missing)
+    if judge.paired:
+        found = _matched(dataset, Path(answers), judge, missing)
+    else:
+        found = _beside(dataset, Path(answers), judge)
+        dataset = dataset.changed(cases=tuple(case for case in dataset.cases if case.id in found))
     dataset = _labelled(dataset, [found], workers)
     silent = judge.unnamed_is_empty and Path(answers).is_file()
     scored = score_found(dataset, dataset.cases, found, None, workers, silent=silent)
@@ -202,7 +206,8 @@ def _dataset(truths: Path, task: str | None, labels: Sequence[Label] | None) -> 
         opened = _opened(truths, task)
         judge = tasks.load(task or (opened.task if opened else _DEFAULT))
         whole = opened if opened and _is_dataset(truths, task) else _of_files(truths, judge, opened)
-    cases = tuple(case for case in whole.cases if case.truth)
+    alone = not tasks.load(whole.task).paired  # a real image is a truth by itself
+    cases = tuple(case for case in whole.cases if case.truth or alone)
     if not cases:
         raise BadDataset("there is no truth in it.", where=truths)
     return whole.changed(cases=cases, **({} if labels is None else {"labels": tuple(labels)}))
@@ -340,6 +345,21 @@ def _matched(dataset: Dataset, answers: Path, judge: Task, missing: Missing) -> 
     _refuse_strangers(
         found, set(named) - used, answers, missing, quiet=judge.unnamed_is_empty and not answers.is_dir()
     )
+    return found
+
+
+def _beside(dataset: Dataset, answers: Path, judge: Task) -> dict[str, Path | None]:
+    """An answer to each case where sets are judged: that of its name, else any; as many as both sets have."""
+    left = named_answers(answers, judge)
+    found: dict[str, Path | None] = {}
+    for case in dataset.cases:
+        name = next((name for name in names_of(case, dataset) if name in left), None)
+        if name is not None:
+            found[case.id] = left.pop(name)
+    others = iter(left.values())
+    for case in dataset.cases:
+        if case.id not in found and (path := next(others, None)) is not None:
+            found[case.id] = path
     return found
 
 

@@ -104,6 +104,7 @@ class Generation(SingleImage):
 
     name = "generation"
     headline = "kernel_distance"
+    paired = False
     rules: Mapping[str, str] = {
         "encoder": f"All distances are measured on features of our own fixed encoder: {ENCODER}. They are "
         "not FID or KID, which mean features of Inception v3; compare them only under the same encoder.",

@@ -39,6 +39,7 @@ class SingleImage:
     """Every case is one question about one image; truth lies in one file."""
 
     inputs: tuple[str, ...] = ("image",)
+    paired: bool = True
     unnamed_is_empty: bool = False
     partial: bool = False
 

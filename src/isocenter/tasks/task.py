@@ -126,6 +126,9 @@ class Task(Protocol):
     measures: Mapping[str, Measure]
     """All that `score` and `summarise` may give, in the order of tables."""
 
+    paired: bool
+    """Whether an answer belongs to one case; else sets of answers are judged beside sets of real images."""
+
     unnamed_is_empty: bool
     """Whether a case that a file of many answers does not name was answered with nothing, or not answered."""
 
