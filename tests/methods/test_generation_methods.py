@@ -1,0 +1,102 @@
+"""Methods that make images, from files to a report, on a tiny made-up set of two classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Picturing
+
+import isocenter
+from isocenter import images
+from isocenter.errors import BadPlan
+from isocenter.images.geometry import Geometry
+from isocenter.images.placement import Placement
+from isocenter.methods.makers import laid
+from isocenter.records import Scores
+
+SMALL = {"network.features": [4, 8, 8], "training.batch": 4, "geometry.patch": [12, 12]}
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty pictures of 12 × 12 pixels: a bright disc, or a ring, at a place that varies."""
+    folder, rng = tmp_path_factory.mktemp("discs"), np.random.default_rng(0)
+    y, x = np.mgrid[:12, :12]
+    for number in range(40):
+        kind = ("disc", "ring")[number % 2]
+        centre = rng.uniform(4, 7, 2)
+        distance = np.hypot(y - centre[0], x - centre[1])
+        bright = distance < 3 if kind == "disc" else (distance < 4) & (distance > 2)
+        shown = 20 + 160 * bright + rng.normal(0, 6, (12, 12))
+        (folder / kind).mkdir(exist_ok=True)
+        Picturing.fromarray(np.clip(shown, 1, 255).astype(np.uint8)).save(folder / kind / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("key", ["generation/ddpm", "generation/gan"])
+def test_a_method_makes_a_held_out_set_of_the_classes_asked_for(
+    key: str, discs: Path, tmp_path: Path
+) -> None:
+    faster = {"settings.sampling_steps": 3} if key.endswith("ddpm") else {"settings.loss": "wasserstein"}
+    run = tmp_path / "run"
+    scores = isocenter.train(
+        discs, run, method=key, budget="2 epochs", overrides={**SMALL, **faster}, device="cpu", workers=1
+    )
+    found = scores.summary["all"]
+    assert {"kernel_distance", "frechet", "precision", "recall", "nearest", "authenticity"} <= set(found)
+    assert found["frechet"].mean is not None
+    answers = run / "fold_0" / "answers"
+    about = [json.loads(path.read_text()) for path in answers.glob("*_about.json")]
+    assert len(about) == len(scores.cases) == len(list(answers.glob("*.png")))
+    assert {name for each in about for name in each["asked"]} == {"disc", "ring"}
+    assert len({each["seed"] for each in about}) == len(about)
+    assert all(each["nearest"]["distance"] > 0 and each["neighbour"] for each in about)
+    first = images.read(str(next(answers.glob("*.png"))))
+    assert first.array.dtype == np.uint8
+    assert first.shape == (12, 12)
+    page = isocenter.report(run).read_text()
+    assert "not FID or KID" in page
+    assert "held-out real ones on the right" in page
+
+    given = isocenter.predict(run, [next((discs / "disc").glob("*.png"))], tmp_path / "given")
+    assert images.read(str(given[0])).shape == (12, 12)
+    made = isocenter.generate(run, tmp_path / "made", count=3, label="ring", seed=5)
+    assert [path.name for path in made] == ["ring_00000.png", "ring_00001.png", "ring_00002.png"]
+    assert (tmp_path / "made" / "grid.png").is_file()
+    assert len((tmp_path / "made" / "made.csv").read_text().splitlines()) == 4
+    code = np.load(tmp_path / "made" / "ring_00000_latent.npy", allow_pickle=False)
+    assert code.std() == pytest.approx(1, abs=0.3)
+    same = isocenter.generate(run, tmp_path / "same", count=1, label="ring", seed=5)
+    np.testing.assert_array_equal(images.read(str(same[0])).array, images.read(str(made[0])).array)
+    with pytest.raises(BadPlan, match="knows no class"):
+        isocenter.generate(run, tmp_path / "none", label="square")
+    again = isocenter.evaluate(answers, discs, tmp_path / "again", task="generation")
+    assert again.summary["all"]["frechet"].mean == pytest.approx(found["frechet"].mean)
+    assert Scores.load(run / "scores.json").task == "generation"
+
+
+def test_what_is_laid_into_a_patch_is_cut_or_surrounded_evenly() -> None:
+    image = np.linspace(-1, 1, 12, dtype=np.float32).reshape(1, 3, 4)
+    found = laid(image, (5, 2), np.array([-1.0]))
+    assert found.shape == (1, 5, 2)
+    assert (found[0, [0, 4]] == -1).all()
+    np.testing.assert_array_equal(found[0, 1:4], image[0, :, 1:3])
+
+
+def test_an_image_returns_to_the_file_in_its_own_intensities_and_place(discs: Path, tmp_path: Path) -> None:
+    from isocenter import methods
+
+    plan = isocenter.plan(
+        discs, method="generation/gan", budget="1 epochs", overrides=SMALL, device="cpu", workers=1
+    )
+    method = methods.load("generation/gan")(plan, plan.stages[0])
+    scheme = plan.stages[0].normalisation.channels[0]
+    placement = Placement(Geometry.plain((20, 30)), (4, 10), (12, 12), (12, 12))
+    shown = np.full((1, 12, 12), 0.5, np.float32)
+    whole = method.in_file(shown, placement)
+    assert whole.shape == (1, 20, 30)
+    assert whole[0, 4:16, 10:22] == pytest.approx(scheme.low + 0.75 * (scheme.high - scheme.low))
+    assert whole.sum() == pytest.approx(whole[0, 4:16, 10:22].sum())
