@@ -304,11 +304,28 @@ def whole_image(
     budget: Budget,
     machine: Machine,
     speed: Speed | None,
+    *,
     rungs: Sequence[rules.Rung] | None = None,
+    planned: Callable[[rules.Rung, Sequence[tuple[int, ...]]], NetworkPlan] | None = None,
+    body: Callable[[NetworkPlan, int, int], nn.Module] | None = None,
+    published: int | None = None,
 ) -> Stage:
-    """The stage of a classifier, every decision with its reason."""
-    seen = rules.seen(fingerprint, budget, machine)
-    steps = rules.strides(seen.patch)
+    """The stage of a classifier, every decision with its reason.
+
+    Args:
+        kind: Says which networks there are, unless the next three do.
+        fingerprint: The measured dataset.
+        budget: Time, or epochs.
+        machine: Where training will run.
+        speed: Measures a stage's seconds per step; not used when epochs are counted.
+        rungs: Sizes of the network, largest first.
+        planned: A rung as a plan for some strides.
+        body: The network of a plan, for a number of channels and of classes.
+        published: The longest edge that images have at least, where the stem must be as published.
+    """
+    planned, body, rungs = planned or kind.planned, body or kind.body, rungs or kind.rungs
+    seen = rules.seen(fingerprint, budget, machine, least=published or 1)
+    steps = rules.strides(seen.patch) if published is None else rules.published_strides(seen.patch)
     patch = rules.padded(seen.patch, steps)
     spacing = tuple(
         float(f"{mm * own / new:.4g}")
@@ -318,9 +335,9 @@ def whole_image(
     batch = min(rules.BATCHES[len(patch)], max(rules.LEAST_BATCH, cases // 4))
     channels, outputs = len(fingerprint.channels), max(1, len(fingerprint.labels))
     network, why_network = rules.climb(
-        rungs or kind.rungs,
-        lambda rung: kind.planned(rung, steps),
-        lambda plan: multiply_accumulates(kind.body(plan, channels, outputs), (channels, *patch)),
+        rungs,
+        lambda rung: planned(rung, steps),
+        lambda plan: multiply_accumulates(body(plan, channels, outputs), (channels, *patch)),
         budget,
         machine,
         batch,

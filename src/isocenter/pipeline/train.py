@@ -347,7 +347,8 @@ def _tune(run: Run, method: Method, number: int, surroundings: Surroundings) -> 
     if type(method).tune is Method.tune:
         return
     plan, fold, name = run.plan, run.plan.folds[number], method.stage.name
-    cases = fold.validation if method.turns else (*fold.validation, *fold.train)
+    learnt = method.turns or type(method).gather is not Method.gather
+    cases = fold.validation if learnt else (*fold.validation, *fold.train)
     model = Model(run, folds=[number], members=[name], device=surroundings.device)
     progress.say(f"Tuning {name} on {min(len(cases), method.tuning_cases)} cases that are not scored.")
     tuning.tune(model, run.dataset, cases, run.stage(number, name, len(plan.stages)))

@@ -260,15 +260,21 @@ class Augmenter:
         return shapes.pop() if shapes else None
 
     @property
-    def _varied(self) -> bool:
-        """Whether anything is ever changed."""
+    def _in_space(self) -> bool:
+        """Whether anything is ever changed that asks for two axes or three."""
         section = self.section
-        chances = [getattr(section, name) for name in type(section).model_fields if "probability" in name]
+        chances = (
+            section.rotation_probability,
+            section.scale_probability,
+            section.elastic_probability,
+            section.blur_probability,
+            section.low_resolution_probability,
+        )
         return any(chances) or bool(section.mirror)
 
     def _check(self) -> None:
         section, dims = self.section, len(self._plane)
-        if len(self.patch) == 1 and not self._varied:
+        if len(self.patch) == 1 and not self._in_space:
             return
         if dims not in (2, 3):
             raise BadPlan(f"a patch of {len(self.patch)} axes cannot be augmented.", cure="Give 2 or 3 axes.")

@@ -37,15 +37,17 @@ class Seen:
     why: str
 
 
-def seen(fingerprint: Fingerprint, budget: Budget, machine: Machine) -> Seen:
+def seen(fingerprint: Fingerprint, budget: Budget, machine: Machine, least: int = 1) -> Seen:
     """The grid to which every image is resized.
 
     The median image's shape, reduced where its longest edge is longer than the budget affords. Small images
-    are kept as they are.
+    are kept as they are, unless a network asks for a `least` edge.
     """
     shape, spacing = median_image(fingerprint)
-    limit = longest_edge(fingerprint.dims, budget, machine)
-    if max(shape) <= limit:
+    limit = max(least, longest_edge(fingerprint.dims, budget, machine))
+    if max(shape) < least:
+        limit = least
+    elif max(shape) <= limit:
         why = f"The median image whole, as it is: no edge is longer than the {limit} voxels affordable."
         return Seen(shape, spacing, f"{why} Images of other shapes are resized to it.")
     share = limit / max(shape)
@@ -55,6 +57,11 @@ def seen(fingerprint: Fingerprint, budget: Budget, machine: Machine) -> Seen:
         f"The median image whole, its longest edge reduced from {max(shape)} to {limit} voxels, which "
         f"{budget} on {machine.device} affords; every image is resized to it."
     )
+    if max(shape) < least:
+        why = (
+            f"The median image whole, its longest edge enlarged from {max(shape)} to {limit} voxels: the "
+            "published network reduces images so much that smaller ones would vanish."
+        )
     return Seen(patch, wider, why)
 
 
@@ -95,6 +102,15 @@ def strides(patch: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     for _ in range(levels - 1):
         left = [edge / prod(step[axis] for step in steps) for axis, edge in enumerate(patch)]
         steps.append(tuple(2 if edge >= max(2, max(left) / 2) else 1 for edge in left))
+    return tuple(steps)
+
+
+def published_strides(patch: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """The strides of published networks: 4 in the stem, then three halvings; less where an axis is short."""
+    steps = [tuple(min(4, _power(edge)) for edge in patch)]
+    for _ in range(3):
+        left = [edge / prod(step[axis] for step in steps) for axis, edge in enumerate(patch)]
+        steps.append(tuple(2 if edge >= 2 else 1 for edge in left))
     return tuple(steps)
 
 

@@ -1,0 +1,298 @@
+"""Classifiers: what is not known is not learnt from, what is absent is not made up, all run end to end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import isocenter
+from isocenter import images
+from isocenter.errors import BadPlan
+from isocenter.images.geometry import Geometry
+from isocenter.images.image import Image
+from isocenter.images.layouts import open_dataset, read_image
+from isocenter.images.views import Views
+from isocenter.methods.classes import Classifier, weighted_binary_cross_entropy
+from isocenter.methods.classification.auxloss import answered
+from isocenter.methods.classification.finetune import FineTune, support_vectors
+from isocenter.methods.classification.hemis import moments
+from isocenter.methods.method import Method, Request, Trial
+from isocenter.methods.views import MultiView
+from isocenter.tasks import load
+from isocenter.tasks.class_files import Classified
+
+Built = Callable[[str, int], Method]
+FUSIONS = ("stacked", "hemis", "dualnet", "auxloss")
+
+
+def a_classifier(built: Built, key: str = "chexnet") -> Classifier:
+    method = built(f"classification/{key}", 2)
+    assert isinstance(method, Classifier)
+    return method
+
+
+# ------------------------------------------------------------------------------------------------- losses
+
+
+def test_the_weighted_loss_is_chexnets() -> None:
+    scores = torch.tensor([[2.0], [-1.0]])
+    truth = torch.tensor([[1.0], [0.0]])
+    share = torch.tensor([0.2])  # a fifth has the finding: positives count 0.8, the others 0.2
+    p = torch.sigmoid(scores)
+    expected = (-0.8 * torch.log(p[0, 0]) - 0.2 * torch.log(1 - p[1, 0])) / (2 * 2 * 0.2 * 0.8)
+    assert weighted_binary_cross_entropy(scores, truth, share).item() == pytest.approx(expected.item(), 1e-6)
+
+
+def test_a_finding_that_is_not_known_changes_nothing() -> None:
+    scores, share = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.6])
+    truth = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, float("nan")]])
+    changed = scores.clone()
+    changed[2, 1] = 50.0
+    one, other = (weighted_binary_cross_entropy(s, truth, share) for s in (scores, changed))
+    assert one == other
+
+
+def test_guessing_costs_ln_2_however_rare_a_finding_is() -> None:
+    truth = torch.zeros(100, 1)
+    truth[:2] = 1
+    loss = weighted_binary_cross_entropy(torch.zeros(100, 1), truth, torch.tensor([0.02]))
+    assert loss.item() == pytest.approx(np.log(2), rel=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------- answering
+
+
+def test_a_method_is_calibrated_and_says_which_findings_are_there(built: Built) -> None:
+    method = a_classifier(built)
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(400, 1))
+    has = (rng.random((400, 1)) < 1 / (1 + np.exp(-logits))).astype(float)
+    overconfident = 4 * logits
+
+    def trials() -> list[Trial]:
+        return [
+            Trial({"scores": score}, None, Classified("a", ("object",), row, False))  # type: ignore[arg-type]
+            for score, row in zip(overconfident, has, strict=True)
+        ]
+
+    method.tuned = method.tune(lambda: iter(trials()))
+    assert method.tuned["temperature"] == pytest.approx(4, rel=0.2)
+    answer = method.decode({"scores": overconfident[0]}, None)  # type: ignore[arg-type]  # has no place
+    assert answer.scores[0] == pytest.approx(1 / (1 + np.exp(-logits[0, 0])), abs=0.05)
+    assert answer.chosen is not None
+    assert answer.chosen[0] == (answer.scores[0] >= method.tuned["thresholds"][0])  # type: ignore[index]
+    method.tuned = {}
+
+
+def test_mirrored_views_are_averaged(built: Built) -> None:
+    method = a_classifier(built)
+    assert method.stage.prediction.mirror == (1,)
+    image = np.random.default_rng(1).standard_normal((1, 64, 64)).astype(np.float32)
+    method.modules.eval()
+    with torch.inference_mode():
+        both = method.respond({"image": image}, method.forward)["scores"]
+        turned = method.respond({"image": np.ascontiguousarray(image[:, :, ::-1])}, method.forward)["scores"]
+    np.testing.assert_allclose(both, turned, atol=1e-6)
+
+
+def test_features_and_head_together_are_the_scores(built: Built) -> None:
+    image = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    batch = {"image": image, "present": torch.ones(2, 1)}
+    for key in ("chexnet", "finetune", *FUSIONS):
+        method = a_classifier(built, key)
+        method.modules.eval()
+        with torch.inference_mode():
+            again = method.head(method.features(batch), batch)
+            torch.testing.assert_close(again, method.scores(batch))
+
+
+# ------------------------------------------------------------------------------------------------- views
+
+
+def test_mean_and_variance_leave_out_what_is_absent() -> None:
+    features = torch.tensor([[[1.0], [5.0], [90.0]], [[2.0], [0.0], [0.0]]])
+    mean, variance = moments(features, torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]))
+    assert mean.flatten().tolist() == [3.0, 2.0]
+    assert variance.flatten().tolist() == [8.0, 0.0]
+
+
+def test_without_a_view_the_others_answer() -> None:
+    joint, single = torch.tensor([[9.0], [9.0]]), torch.tensor([[[1.0], [3.0]], [[1.0], [3.0]]])
+    given = answered(joint, single, torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
+    assert given.flatten().tolist() == [9.0, 3.0]
+
+
+@pytest.mark.parametrize("key", FUSIONS)
+def test_what_stands_where_a_view_is_absent_does_not_matter(
+    key: str, two_views: MultiView, built: Built
+) -> None:
+    kind = type(a_classifier(built, key))
+    method = kind(two_views.plan, two_views.stage)
+    method.modules.eval()
+    image = torch.randn(1, 2, 64, 64, generator=torch.Generator().manual_seed(0))
+    other = image.clone()
+    other[:, 1] = 7.0
+    present = torch.tensor([[1.0, 0.0]])
+    with torch.inference_mode():
+        one, two = (method.scores({"image": each, "present": present}) for each in (image, other))
+        whole = method.scores({"image": image, "present": torch.ones(1, 2)})
+    torch.testing.assert_close(one, two)
+    assert not torch.equal(one, whole)
+
+
+def test_views_are_left_out_of_samples_but_never_all(two_views: MultiView) -> None:
+    shape = two_views.stage.geometry.patch
+    arrays = {
+        "image": np.ones((2, *shape), np.float32),
+        "present": np.ones(2, np.float32),
+        "classes": np.ones(1),
+    }
+    rng = np.random.default_rng(0)
+    seen = [two_views.sample(arrays, rng, Request(shape, shape, False))["present"] for _ in range(300)]
+    assert min(one.sum() for one in seen) == 1
+    assert np.mean([one[0] == 0 for one in seen]) == pytest.approx(0.25 - 0.03, abs=0.06)
+    watched = two_views.sample(arrays, rng, Request(shape, shape, True))["present"]
+    assert watched.tolist() == [1, 1]
+
+
+def test_views_of_other_shapes_are_resized_and_an_absent_one_is_marked(two_views: MultiView) -> None:
+    small = Image(np.full((1, 10, 12), 3.0, np.float32), Geometry.plain((10, 12)))
+    views = Views(
+        np.stack([small.array[0], np.full((10, 12), np.nan, np.float32)]), small.geometry, None, (small, None)
+    )
+    laid = two_views.lay(views)
+    assert laid is not None
+    assert laid[0]["image"].shape == (2, 64, 64)
+    assert laid[0]["present"].tolist() == [1, 0]
+    assert np.isfinite(laid[0]["image"]).all()
+
+
+@pytest.fixture
+def two_views(built: Built) -> MultiView:
+    """HeMIS on two channels."""
+    method = built("classification/hemis", 2)
+    channel = method.plan.channels[0]
+    scheme = method.stage.normalisation.channels[0]
+    normalisation = method.stage.normalisation.changed(
+        channels=(scheme.changed(channel="pa"), scheme.changed(channel="lateral"))
+    )
+    stage = method.stage.changed(normalisation=normalisation)
+    plan = method.plan.changed(
+        channels=(channel.changed(name="pa"), channel.changed(name="lateral")), stages=(stage,)
+    )
+    made = type(method)(plan, stage)
+    assert isinstance(made, MultiView)
+    return made
+
+
+# ------------------------------------------------------------------------------------------- fine-tuning
+
+
+def test_rates_fall_towards_the_image_and_shallow_tuning_keeps_the_first_levels(built: Built) -> None:
+    plain = built("classification/finetune", 2)
+    plan = plain.plan.changed(settings={**plain.plan.settings, "decay": 0.5, "depth": "shallow"})
+    method = FineTune(plan, plain.stage)
+    assert method.pace("network.fc.weight") == 1
+    assert method.pace("network.layer4.0.conv1.weight") == 0.5
+    assert method.pace("network.conv1.weight") == 0.5**5
+    learning = {name.split(".")[1] for name, p in method.modules.named_parameters() if p.requires_grad}
+    assert learning == {"layer4", "fc"}
+    before = method.modules["network"].bn1.running_mean.clone()  # type: ignore[union-attr,operator]
+    method.modules.train()
+    method.loss({"image": torch.randn(4, 1, 64, 64), "classes": torch.ones(4, 1)}, "network")
+    assert torch.equal(before, method.modules["network"].bn1.running_mean)  # type: ignore[arg-type,union-attr]
+
+
+def test_support_vectors_tell_clusters_apart_and_leave_out_what_is_not_known() -> None:
+    rng = np.random.default_rng(0)
+    has = np.repeat([0.0, 1.0], 40)
+    features = rng.normal(size=(80, 6)).astype(np.float32) + 3 * has[:, None].astype(np.float32)
+    truth = np.stack([has, np.where(np.arange(80) % 2, np.nan, 1 - has), np.ones(80)], axis=1)
+    found = support_vectors(features, truth, seed=0)
+    scores = (features - found["mean"]) / found["spread"] @ found["weights"].T + found["offset"]
+    assert ((scores[:, 0] > 0) == (has == 1)).all()
+    assert ((scores[:, 1] > 0) == (has == 0)).all()
+    assert (scores[:, 2] == 0).all()
+
+
+# --------------------------------------------------------------------------------------------- end to end
+
+
+def bright_and_dark(folder: Path, cases: int = 20, views: int = 1) -> Path:
+    """Bright and dark pictures, as a table of classes; with several views the last is absent in places."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    columns = ["image"] if views == 1 else [f"image_v{view}" for view in range(views)]
+    rows = [",".join([*columns, "id", "label", "patient"])]
+    for number in range(cases):
+        names = []
+        for view in range(views):
+            size = (16, 16 + 4 * view)
+            picture = rng.integers(0, 60, size).astype(np.uint8)
+            picture[4:12, 4:12] += np.uint8(150 if number % 2 else 0)
+            names.append(f"{number}_{view}.png")
+            images.write(picture[None], folder / names[-1], Geometry.plain(size))
+        if views > 1 and number % 5 == 4:
+            names[-1] = ""
+        rows.append(",".join([*names, f"c{number}", "bright" if number % 2 else "dark", f"p{number // 2}"]))
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def small(data: Path, key: str) -> dict[str, object]:
+    """A network of a few features, whatever its levels."""
+    plan = isocenter.plan(data, method=f"classification/{key}", budget="1 epoch", device="cpu")
+    levels = len(plan.stages[0].unet.features)
+    return {"network.features": [12] * levels, "network.convolutions": [1] * levels}
+
+
+@pytest.mark.filterwarnings("ignore::isocenter.errors.IsocenterWarning")
+@pytest.mark.parametrize(
+    ("key", "views", "more"),
+    [
+        ("chexnet", 1, {}),
+        *((key, 2, {}) for key in FUSIONS),
+        ("finetune", 1, {}),
+        ("finetune", 1, {"settings.depth": "features"}),
+    ],
+)
+def test_every_classifier_learns_bright_from_dark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, views: int, more: dict[str, object]
+) -> None:
+    monkeypatch.setenv("ISOCENTER_CACHE", str(tmp_path / "cache"))
+    data, run = bright_and_dark(tmp_path / "data", views=views), tmp_path / "run"
+    scores = isocenter.train(
+        data,
+        run,
+        method=f"classification/{key}",
+        budget="6 epochs",
+        folds=[0],
+        device="cpu",
+        workers=1,
+        overrides={**small(data, key), "training.learning_rate": 0.01, "training.batch": 8, **more},
+    )
+    assert len(scores.cases) == 4
+    assert scores.summary["all"]["accuracy"].mean is not None
+    assert scores.summary["bright"]["roc_auc"].mean == 1.0
+    tuned = json.loads((run / "fold_0" / "tuned.json").read_text())
+    assert 0.05 <= tuned["temperature"] <= 20
+    model = isocenter.load(run)
+    dataset = open_dataset(data)
+    case = dataset.case("c4")
+    answer = model.predict(read_image(dataset, case, read=load("classification").read, partial=True)).answer
+    assert answer.scores.sum() == pytest.approx(1)
+    assert isocenter.report(run).is_file()
+
+
+def test_a_method_of_one_view_refuses_cases_without_a_channel(tmp_path: Path) -> None:
+    data = bright_and_dark(tmp_path / "data", views=2)
+    with (
+        pytest.warns(isocenter.errors.IsocenterWarning),
+        pytest.raises(BadPlan, match="4 cases lack a channel"),
+    ):
+        isocenter.plan(data, method="classification/chexnet", budget="1 epoch", device="cpu")
