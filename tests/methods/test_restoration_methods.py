@@ -219,3 +219,47 @@ def test_a_grey_target_of_colour_is_answered_with_as_many_channels(built: Built)
     two = type(method)(plan, stage)
     assert dict(two.outputs) == {"restored": 2}
     assert two.forward({"image": torch.rand(1, 2, 16, 16)})["restored"].shape == (1, 2, 16, 16)
+
+
+@pytest.mark.parametrize("variant", ["cnn_mse", "wgan_mse", "cnn_vgg", "wgan_vgg", "wgan", "gan"])
+def test_all_six_variants_learn_by_the_turns_they_have(variant: str, built: Built) -> None:
+    planned_method = built("restoration/ldct", 2)
+    plan = planned_method.plan.changed(settings={**planned_method.plan.settings, "variant": variant})
+    method = type(planned_method)(plan, planned_method.stage)
+    adversary = not variant.startswith("cnn")
+    assert set(method.turns) == ({"generator", "critic"} if adversary else {"generator"})
+    assert set(method.modules) == set(method.turns)
+    patch = method.stage.geometry.patch
+    batch = {"image": torch.rand(2, 1, *patch), "target": torch.rand(2, 1, *patch)}
+    for turn in method.turns:
+        method.modules.zero_grad()
+        loss = method.loss(batch, turn)
+        assert torch.isfinite(loss)
+        torch.autograd.backward(loss)
+        taught = {
+            name
+            for name, network in method.modules.items()
+            if any(weight.grad is not None for weight in network.parameters())
+        }
+        assert turn in taught
+        assert "generator" not in taught or turn == "generator"
+    with torch.no_grad():
+        assert torch.isfinite(method.loss(batch, next(iter(method.turns))))
+
+
+def test_the_critic_takes_four_steps_for_each_of_the_generator_s(built: Built) -> None:
+    from isocenter.pipeline.learn import turn_of
+
+    method = built("restoration/ldct", 2)
+    assert [turn_of(method.turns, step) for step in range(6)] == ["generator", *["critic"] * 4, "generator"]
+    assert method.stage.training.momentum == 0.5
+
+
+def test_a_dose_is_seen_step_by_step(built: Built) -> None:
+    method = built("restoration/dose_convlstm", 3)
+    sequence = torch.rand(1, 4, 6, 7, 8)
+    with torch.inference_mode():
+        given = method.forward({"image": sequence})["restored"]
+        other = method.forward({"image": sequence.flip(1)})["restored"]
+    assert given.shape == (1, 1, 6, 7, 8)
+    assert not torch.allclose(given, other)
