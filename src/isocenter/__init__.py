@@ -166,6 +166,8 @@ def predict(
     overwrite: bool = False,
     fixed: str | Path | None = None,
     stage: str | None = None,
+    explain: Sequence[str] = (),
+    explained: str | None = None,
 ) -> list[Path]:
     """Answer for new images, on their own grid and under their own names; give the files written.
 
@@ -183,6 +185,9 @@ def predict(
         fixed: Where the task brings images together, the one that stays where it is.
         stage: The stage of the plan that answers, such as the first of a cascade; by default what
             cross-validation chose.
+        explain: Also write maps of what each answer of a classifier rests on: `gradient`, `integrated`,
+            `gradcam`, `occlusion`. A kind that fails the randomisation test on this model is marked so.
+        explained: The class that these maps are about; by default each image's likeliest.
 
     Raises:
         BadModel: The folder holds no model that can be loaded safely.
@@ -203,6 +208,8 @@ def predict(
         overwrite=overwrite,
         fixed=fixed,
         stage=stage,
+        explain=explain,
+        explained=explained,
     )
 
 

@@ -263,6 +263,16 @@ def predict(
     stage: Annotated[
         str | None, Parameter(help="Answer with this stage of the plan; by default with what was chosen.")
     ] = None,
+    explain: Annotated[
+        str | None,
+        Parameter(
+            help="Also write maps of what a classifier's answers rest on, tested on this model: gradient, "
+            "integrated, gradcam, occlusion, by commas."
+        ),
+    ] = None,
+    explained: Annotated[
+        str | None, Parameter(help="The class that these maps are about; by default the likeliest.")
+    ] = None,
     resources: Resources = Resources(),
     common: Common = Common(),
 ) -> Answer:
@@ -280,6 +290,8 @@ def predict(
         overwrite=overwrite,
         fixed=fixed,
         stage=stage,
+        explain=tuple(filter(None, (explain or "").split(","))),
+        explained=explained,
     )
     written = [str(answer) for answer in answers]
     return Answer({"answers": written}, (f"{_count(len(written), 'answer')} in {out}",))

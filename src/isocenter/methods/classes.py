@@ -3,6 +3,7 @@ probabilities that were calibrated on cases which are not scored, and what expla
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -49,11 +50,13 @@ WHY_ORDER = "Linear: images are reduced, or left as they are."
 
 class Exclusive(Record):
     """Whether every case has exactly one class (None: as the data say); how much of a target is shared
-    out among all; and a `.safetensors` file of published weights to start from."""
+    out among all; a `.safetensors` file of published weights to start from; and whether every case learns the
+    classes of a case drawn at random, to test explanations by (Adebayo 2018)."""
 
     exclusive: bool | None = None
     smoothing: float = 0.05
     weights: str | None = None
+    shuffled: bool = False
 
 
 class Classifier(Method):
@@ -111,6 +114,7 @@ class Classifier(Method):
 
     def build(self) -> dict[str, nn.Module]:
         self.prevalence = np.full(len(self.plan.labels), 0.5, dtype=np.float32)
+        self.rows = np.zeros((0, len(self.plan.labels)), dtype=np.float32)
         return {"network": self.network()}
 
     def network(self) -> nn.Module:
@@ -153,7 +157,14 @@ class Classifier(Method):
         ]
         if any(margins):
             image = np.pad(image, [(0, 0), *((margin, margin) for margin in margins)], mode="edge")
-        return {"image": np.array(image), "classes": np.array(arrays["classes"])}
+        return {"image": np.array(image), "classes": self._learnt(arrays)}
+
+    def _learnt(self, arrays: Arrays) -> np.ndarray:
+        """The classes of a case; where they are shuffled, those of one that follows from its voxels alone."""
+        if not self.settings.shuffled or not len(self.rows):
+            return np.array(arrays["classes"])
+        drawn = zlib.crc32(np.ascontiguousarray(arrays["image"]).tobytes()) % len(self.rows)
+        return np.array(self.rows[drawn])
 
     # --------------------------------------------------------------------------------------------- learning
 
@@ -171,6 +182,7 @@ class Classifier(Method):
         known = np.isfinite(rows).sum(axis=0)
         share = (np.nansum(rows, axis=0) + 1) / (known + 2)
         self.prevalence = share.astype(np.float32)
+        self.rows = rows
 
     def state(self) -> Arrays:
         return {"prevalence": self.prevalence}

@@ -402,12 +402,16 @@ def predict(
     overwrite: bool = False,
     fixed: str | Path | None = None,
     stage: str | None = None,
+    explain: Sequence[str] = (),
+    explained: str | None = None,
 ) -> list[Path]:
     """Answer for many images in one process; answers that exist are left alone unless `overwrite`.
 
     Args:
         fixed: Where the task brings images together, the one that stays where it is.
         stage: The stage that answers; what cross-validation chose when None.
+        explain: Which maps of what an answer rests on are to be written, see `pipeline/explain`.
+        explained: The class that they are about; the likeliest by default.
 
     Returns:
         The answer of every input, in order.
@@ -420,6 +424,7 @@ def predict(
     wanted = list(expand(inputs, len(model.plan.channels), model.task))
     paths = _named(wanted, out, model)
     still = _still(model, fixed)
+    explaining = _explaining(model, wanted, explain)
     computing_threads = torch.get_num_threads() if workers is None else workers
     with (
         computing.threads(computing_threads),
@@ -436,9 +441,25 @@ def predict(
                     maps=maps,
                     mirror=mirror,
                 )
+                explaining(image, path, explained)
                 _save(model, answer, path)
             shown.reach(done + 1)
     return paths
+
+
+def _explaining(
+    model: Model, wanted: Sequence[Sequence[str]], kinds: Sequence[str]
+) -> Callable[[Image, Path, str | None], object]:
+    """What writes the maps of an image: nothing where none are asked for. Their tests run here, once."""
+    if not kinds:
+        return lambda image, path, label: None
+    from isocenter.pipeline import explain
+
+    explainer = explain.Explainer(model, kinds)
+    explainer.test([model.task.read(sources) for sources in wanted[: explain.TESTED]])
+    for sentence in explain.told(explainer):
+        warnings.warn(sentence, IsocenterWarning, stacklevel=3)
+    return lambda image, path, label: explain.write(explainer, image, path, label)
 
 
 def _still(model: Model, fixed: str | Path | None) -> dict[str, Files]:
