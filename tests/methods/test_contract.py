@@ -17,7 +17,7 @@ from isocenter.records import Fingerprint
 KEYS = sorted(
     key for key in methods.catalogue() if not (key.startswith("segmentation/") and methods.load(key).turns)
 )
-VOLUMES_ONLY = {"localisation/heatmap_slice", "localisation/rl_slice"}
+VOLUMES_ONLY = {"detection/nodule_two_stage", "localisation/heatmap_slice", "localisation/rl_slice"}
 AXES = {"mil": (2,), "sequences": (1,)}
 """Of tasks that are not about pictures and volumes."""
 
