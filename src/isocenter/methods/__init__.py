@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ROOM = Path(__file__).parent
 
 DEFAULTS = {
+    "anomaly": "anomaly/ae",
     "classification": "classification/chexnet",
     "counting": "counting/density",
     "detection": "detection/retinanet",

@@ -1,0 +1,160 @@
+"""What methods that learn what healthy images look like have in common: a coarse view of the whole image with
+values from -1 to 1, a map of what is unlike, its mean as the score, and a threshold from healthy cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field, JsonValue
+from torch import Tensor
+
+from isocenter.images.placement import Placement
+from isocenter.images.resample import resample
+from isocenter.methods import places
+from isocenter.methods.method import Arrays, Method, Request, Speed, Trial
+from isocenter.parts.augment.augmenter import Kind
+from isocenter.records import Budget, Fingerprint, Machine, Normalisation, Record, Stage
+from isocenter.tasks.anomaly import Suspected
+
+EDGES = {2: 64, 3: 32}
+DIVISOR = 16
+"""By what the edges of a view divide: four halvings."""
+LEVELS = 4
+WIDTHS = {2: 24, 3: 12}
+BATCH = 16
+SPREAD = 3.0
+"""Standard deviations that become 1: what lies beyond is cut off, as a tanh could not give it back."""
+CASES = 200
+"""Healthy cases that suffice for a threshold."""
+
+
+class AnomalySettings(Record):
+    """Which share of the map's highest values makes the score, and the percentile of healthy scores that is
+    the threshold."""
+
+    top: float = Field(default=1.0, gt=0, le=1)
+    percentile: float = Field(default=95.0, gt=0, le=100)
+
+
+class HealthyViews(Method):
+    """Sees each image whole on one coarse grid; a subclass says how unlike healthy images each voxel is."""
+
+    Settings: ClassVar[type[Record]] = AnomalySettings
+    kinds: ClassVar[Mapping[str, Kind]] = {}
+    tiled: ClassVar[bool] = False
+    tuning_cases: ClassVar[int] = CASES
+    settings: AnomalySettings
+
+    @classmethod
+    def configure(
+        cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
+    ) -> tuple[Stage, ...]:
+        """One stage on whole images."""
+        spacing, median, why_spacing = places.overview(fingerprint, EDGES[fingerprint.dims])
+        patch = tuple(min(EDGES[fingerprint.dims], _rounded(edge)) for edge in median)
+        wanted = places.Wanted(
+            name="whole",
+            spacing_mm=spacing,
+            median_shape=median,
+            patch=patch,
+            batch=BATCH,
+            training={"foreground_share": 0.0, **cls.learning()},
+            why={
+                "spacing_mm": why_spacing.replace("where an organ lies", "what is unlike the healthy"),
+                "patch": f"Every image is resampled to this grid, whose edges divide by {DIVISOR}: codes "
+                "need one size.",
+                "batch": "Enough to tell what images share, with many steps in little time.",
+            },
+            why_training={
+                "foreground_share": "Without effect: healthy images have nothing to be centred on.",
+                "learning_rate": "AdamW's usual rate.",
+                "batch_dice": "Without effect: no overlap is measured.",
+                **cls.why_learning(),
+            },
+        )
+        varied = "Off: a turned or brightened image would be one more kind of healthy."
+        return (places.whole_stage(wanted, fingerprint, budget, machine, speed, augmented=varied),)
+
+    @classmethod
+    def learning(cls) -> dict[str, Any]:
+        """What differs from the common rules of learning."""
+        return {}
+
+    @classmethod
+    def why_learning(cls) -> dict[str, str]:
+        """The reasons for it."""
+        return {}
+
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """Voxels of a view."""
+        return self.stage.geometry.patch
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """Of each level of the networks."""
+        return tuple(WIDTHS[len(self.patch)] * min(2**level, 4) for level in range(LEVELS))
+
+    def seen(self, image: np.ndarray) -> np.ndarray:
+        """A prepared image (channel, *space) as a view, float32 (channel, *patch) from -1 to 1."""
+        whole = places.view(image, places.whole_box(image.shape[1:]), self.patch)
+        return bounded(whole, self.stage.normalisation)
+
+    # ------------------------------------------------------------------------------------------ samples
+
+    def example(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Noise."""
+        noise = rng.standard_normal((len(self.plan.channels), *self.patch), dtype=np.float32)
+        return {"image": torch.from_numpy(np.clip(noise / SPREAD, -1, 1))}
+
+    def sample(self, arrays: Arrays, rng: np.random.Generator, request: Request) -> Arrays:
+        """The whole image."""
+        return {"image": self.seen(arrays["image"])}
+
+    # ------------------------------------------------------------------------------------------- answers
+
+    def answered(self, map_: np.ndarray, score: float | None = None) -> Arrays:
+        """Outputs from a map (*patch): with the score that the settings make of it, or with another one."""
+        made = highest(map_, self.settings.top) if score is None else score
+        return {"map": map_.astype(np.float32), "score": np.array(made, dtype=np.float32)}
+
+    def decode(self, outputs: Mapping[str, np.ndarray], placement: Placement) -> Suspected:
+        """The score, and the map on the file's own grid; borders that hold nothing are like the healthy."""
+        inside = resample(np.asarray(outputs["map"])[None], placement.cropped, 1)[0]
+        threshold = self.tuned.get("threshold")
+        known = float(threshold) if isinstance(threshold, int | float) else None
+        return Suspected(float(outputs["score"]), known, placement.whole(inside))
+
+    def tune(self, trials: Callable[[], Iterator[Trial]]) -> dict[str, JsonValue]:
+        """The percentile of the scores of healthy cases that were not learnt from; nothing without any."""
+        scores = [float(trial.outputs["score"]) for trial in trials() if not trial.truth.abnormal]
+        if not scores:
+            return {}
+        return {"threshold": float(np.percentile(scores, self.settings.percentile)), "healthy": len(scores)}
+
+
+def bounded(view: np.ndarray, normalisation: Normalisation) -> np.ndarray:
+    """Normalised values (channel, *patch) from -1 to 1: colours by their range, others by spread."""
+    out = np.empty(view.shape, dtype=np.float32)
+    for place, scheme in enumerate(normalisation.channels):
+        plane = view[place]
+        out[place] = 2 * plane - 1 if scheme.scheme == "unit" else plane / SPREAD
+    return np.clip(out, -1, 1)
+
+
+def highest(map_: np.ndarray, share: float) -> float:
+    """The mean of the given share of a map's highest values."""
+    count = max(1, round(share * map_.size))
+    return float(np.partition(map_.reshape(-1), map_.size - count)[map_.size - count :].mean())
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Absolute difference of two images (channel, *patch), averaged over channels."""
+    return np.asarray(np.abs(first - second).mean(axis=0), dtype=np.float32)
+
+
+def _rounded(edge: int) -> int:
+    return max(DIVISOR, -(-edge // DIVISOR) * DIVISOR)
