@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from isocenter.errors import IsocenterError
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
 from isocenter.parts.fields.affine import COUNTS, affine_displacement, affine_matrix
+from isocenter.parts.fields.pyramid import check_pair, coarse, exact_type, index_matrix, level_sizes, plane
 from isocenter.parts.fields.warp import warp
 from isocenter.parts.losses.similarity import global_correlation, mean_squared_error, mutual_information
 
@@ -36,10 +36,6 @@ _CRITERIA: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "mutual_information": mutual_information,
     "mean_squared_error": mean_squared_error,
 }
-# A level with fewer voxels along an axis shows no anatomy; more than so many voxels in all show no more.
-_FEWEST = 12
-_MOST = 2_000_000
-_LEVELS = 4
 # A start that leaves less of the fixed image covered is no start.
 _LEAST_OVERLAP = 0.25
 # The steps of a level end where the criterion, at best −1 or of order one, changes by less.
@@ -69,6 +65,7 @@ def register_affine(
     levels: Sequence[float] | None = None,
     rotations: Sequence[float] = (),
     iterations: int = 60,
+    start: NDArray[np.float64] | None = None,
     mask: NDArray[Any] | None = None,
     device: str | torch.device = "cpu",
 ) -> AffineFit:
@@ -86,6 +83,7 @@ def register_affine(
             given: the finest of at most two million voxels, doubled up to four levels.
         rotations: Degrees about each axis, in all combinations and with none, for images that lie askew.
         iterations: Of L-BFGS per level, at most.
+        start: A map to begin with, 4 × 4 in RAS+ mm, in place of these starts.
         mask: Where in the fixed image to look, of its shape; everywhere if not given.
         device: Where it is computed.
 
@@ -93,14 +91,15 @@ def register_affine(
         IsocenterError: Dimensions differ, a plane is not a plane of x and y, an image is constant, a mask is
             empty, or the images never overlap.
     """
-    _check(fixed, moving, mask)
-    sizes = _levels(fixed.geometry) if levels is None else [float(level) for level in levels]
+    check_pair(fixed, moving, mask)
+    sizes = level_sizes(fixed.geometry) if levels is None else [float(level) for level in levels]
     weights = np.ones(fixed.geometry.shape, dtype=np.float32) if mask is None else np.asarray(mask) != 0
     pyramid = [
         _Level.of(fixed, moving, weights, size, _CRITERIA[criterion], torch.device(device)) for size in sizes
     ]
     search = _Search(fixed.geometry, torch.device(device))
-    best = min(_starts(fixed, moving, rotations), key=lambda start: _cost(pyramid[0], search, start))
+    starts = _starts(fixed, moving, rotations) if start is None else [np.asarray(start, dtype=np.float64)]
+    best = min(starts, key=lambda each: _cost(pyramid[0], search, each))
     if not math.isfinite(_cost(pyramid[0], search, best)):
         raise IsocenterError(
             "the images do not overlap wherever the moving one is put.", cure="Check both files' geometry."
@@ -141,17 +140,17 @@ class _Level:
         device: torch.device,
     ) -> _Level:
         unit = fixed if criterion is mean_squared_error else moving
-        seen, grid = _coarse(_plane(fixed, fixed, device), fixed.geometry, size)
-        sought, moving_grid = _coarse(_plane(moving, unit, device), moving.geometry, size)
+        seen, grid = coarse(plane(fixed, fixed, device), fixed.geometry, size)
+        sought, moving_grid = coarse(plane(moving, unit, device), moving.geometry, size)
         share = torch.from_numpy(weights.astype(np.float32))[None, None].to(device)
-        share, _ = _coarse(share, fixed.geometry, size)
+        share, _ = coarse(share, fixed.geometry, size)
         return cls(
             seen,
             sought,
             torch.ones_like(sought),
             share,
-            _index_matrix(grid, device),
-            torch.linalg.inv(_index_matrix(moving_grid, device)),
+            index_matrix(grid, device),
+            torch.linalg.inv(index_matrix(moving_grid, device)),
             criterion,
         )
 
@@ -183,7 +182,7 @@ class _Search:
         self.dims = fixed.dims
         corners = np.array(list(itertools.product(*((0.0, size - 1.0) for size in fixed.shape))))
         world = fixed.world(corners)[:, : self.dims]
-        self.centre = torch.from_numpy(world.mean(0)).to(device, _exact(device))
+        self.centre = torch.from_numpy(world.mean(0)).to(device, exact_type(device))
         self.radius = max(float(np.linalg.norm(world - world.mean(0), axis=1).mean()) / 2, 1e-3)
 
     def state(self, start: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
@@ -280,83 +279,8 @@ def _centre_of_mass(image: Image) -> NDArray[np.float64]:
     return image.geometry.world(index)
 
 
-def _plane(image: Image, unit: Image, device: torch.device) -> Tensor:
-    """The first channel, (1, 1, *space), less the mean and by the deviation of `unit`.
-
-    So nothing hangs on the file's numbers, and a large offset takes no digits from the contrast.
-    """
-    mean, deviation = unit.array[0].mean(dtype=np.float64), unit.array[0].std(dtype=np.float64)
-    values = ((image.array[0] - mean) / deviation).astype(np.float32)
-    return torch.from_numpy(values)[None, None].to(device)
-
-
-def _coarse(values: Tensor, geometry: Geometry, size: float) -> tuple[Tensor, Geometry]:
-    """Smoothed by half the new distance, then every n-th voxel."""
-    factors = [max(1, round(size / spacing)) for spacing in geometry.spacing_mm]
-    factors = [min(factor, extent) for factor, extent in zip(factors, geometry.shape, strict=True)]
-    for axis, factor in enumerate(factors):
-        if factor > 1:
-            values = _thinned(values, 2 + axis, factor)
-    parts = tuple(slice((factor - 1) // 2, None, factor) for factor in factors)
-    return values.contiguous(), geometry.cropped(parts)
-
-
-def _thinned(values: Tensor, axis: int, factor: int) -> Tensor:
-    """Every n-th voxel from (n − 1) // 2 on, in the middle of what it stands for, as a Gaussian mean."""
-    sigma = factor / 2
-    reach, first = math.ceil(3 * sigma), (factor - 1) // 2
-    offsets = torch.arange(-reach, reach + 1, device=values.device, dtype=values.dtype)
-    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
-    lines = values.movedim(axis, -1)
-    flat = lines.reshape(-1, 1, lines.shape[-1])
-    flat = functional.pad(flat, (reach, reach), mode="replicate")[..., first:]
-    flat = functional.conv1d(flat, (kernel / kernel.sum()).view(1, 1, -1), stride=factor)
-    return flat.view(*lines.shape[:-1], -1).movedim(-1, axis)
-
-
-def _index_matrix(geometry: Geometry, device: torch.device) -> Tensor:
-    """From array indices to the mm that are searched, (dims + 1, dims + 1)."""
-    dims = geometry.dims
-    rows, columns = [*range(dims), 3], [*range(dims - 1, -1, -1), 3]
-    matrix = torch.from_numpy(geometry.affine[np.ix_(rows, columns)].copy())
-    return matrix.to(device, _exact(device))
-
-
-def _exact(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _levels(geometry: Geometry) -> list[float]:
-    """Distances in mm, coarsest first."""
-    extent = [size * spacing for size, spacing in zip(geometry.shape, geometry.spacing_mm, strict=True)]
-    finest = max(min(geometry.spacing_mm), (math.prod(extent) / _MOST) ** (1 / geometry.dims))
-    coarsest = max(finest, min(extent) / _FEWEST)
-    count = min(_LEVELS, 1 + int(math.log2(coarsest / finest)))
-    return [finest * 2**level for level in reversed(range(count))]
-
-
 def _full(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     full = np.eye(4)
     kept = [*range(len(matrix) - 1), 3]
     full[np.ix_(kept, kept)] = matrix
     return full
-
-
-def _check(fixed: Image, moving: Image, mask: NDArray[Any] | None) -> None:
-    dims = fixed.geometry.dims
-    if dims not in COUNTS or moving.geometry.dims != dims:
-        raise IsocenterError(f"images of {dims} and {moving.geometry.dims} axes cannot be registered.")
-    for name, image in (("fixed", fixed), ("moving", moving)):
-        values = image.array[0]
-        if not np.isfinite(values).all():
-            raise IsocenterError(f"the {name} image holds values that are not numbers.", where=image.source)
-        if values.min() == values.max():
-            raise IsocenterError(f"the {name} image is constant.", where=image.source)
-        if dims == 2 and np.abs(image.geometry.affine[2, :2]).max() > 1e-6:
-            raise IsocenterError(
-                f"the {name} image is a plane that does not lie along x and y.",
-                where=image.source,
-                cure="Register planes as volumes of one slice, or give them a plain geometry.",
-            )
-    if mask is not None and (np.shape(mask) != fixed.geometry.shape or not np.any(mask)):
-        raise IsocenterError(f"a mask of shape {np.shape(mask)} shows nothing of the fixed image.")

@@ -37,6 +37,19 @@ def affine_field(matrix: NDArray[np.float64], geometry: Geometry) -> Field:
     return field
 
 
+def then_affine(field: Field, matrix: NDArray[np.float64], geometry: Geometry) -> Field:
+    """The displacement of a field followed by an affine map of RAS+ mm: A(p + u(p)) − p.
+
+    Args:
+        field: u, (3, *geometry.shape).
+        matrix: A, 4 × 4.
+        geometry: Where u lies.
+    """
+    _check(field, geometry)
+    turned = np.einsum("ij,j...->i...", matrix[:3, :3].astype(np.float32), field)
+    return np.asarray(affine_field(matrix, geometry) + turned, dtype=np.float32)
+
+
 def pull_labels(labels: NDArray[Any], moving: Geometry, field: Field, fixed: Geometry) -> NDArray[Any]:
     """The moving image's labels on the fixed grid, each from the nearest voxel; 0 beyond the image.
 
