@@ -309,6 +309,12 @@ def plain_stage(fingerprint: Fingerprint, machine: Machine) -> Stage:
     )
 
 
+def image_of(arrays: Arrays, role: str) -> Image:
+    """One image of a prepared pair on its grid."""
+    values = np.asarray(arrays[role])
+    return Image(values, Geometry(values.shape[1:], np.asarray(arrays[f"{role}_grid"])))
+
+
 def turned(arrays: Arrays, grid: np.ndarray) -> Arrays:
     """A case's arrays with axes that run as those of another grid, as nearly as swaps and flips can.
 

@@ -13,11 +13,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import nn
 
-from isocenter.images.geometry import Geometry
-from isocenter.images.image import Image
 from isocenter.images.placement import Placement
 from isocenter.methods.method import Arrays, Network, Request, Speed, Turn
-from isocenter.methods.pairs import Together, plain_stage
+from isocenter.methods.pairs import Together, image_of, plain_stage
 from isocenter.parts.fields.pull import affine_field
 from isocenter.records import Budget, Fingerprint, Machine, Record, Stage
 from isocenter.tasks.registration import FIXED, MOVING, Field
@@ -70,7 +68,7 @@ class Affine(Together):
         """`matrix`: 4 × 4, from fixed to moving points, RAS+ mm."""
         from isocenter.parts.fields.affine_search import register_affine
 
-        fixed, moving = (_image(arrays, role) for role in (FIXED, MOVING))
+        fixed, moving = (image_of(arrays, role) for role in (FIXED, MOVING))
         found = register_affine(
             fixed,
             moving,
@@ -84,11 +82,6 @@ class Affine(Together):
     def field(self, outputs: Mapping[str, np.ndarray], placement: Placement) -> Field:
         matrix = np.asarray(outputs["matrix"], dtype=np.float64)
         return Field(affine_field(matrix, placement.geometry), matrix=matrix)
-
-
-def _image(arrays: Arrays, role: str) -> Image:
-    values = np.asarray(arrays[role])
-    return Image(values, Geometry(values.shape[1:], np.asarray(arrays[f"{role}_grid"])))
 
 
 METHOD = Affine
