@@ -29,7 +29,8 @@ from isocenter.records import (
     Plan,
 )
 
-KEYS = sorted(methods.catalogue("segmentation"))
+KEYS = sorted(key for key in methods.catalogue("segmentation") if methods.load(key).turns)
+"""What is learnt by gradient; classic methods are judged with those of the other tasks."""
 SHAPES = {2: (32, 32), 3: (16, 24, 16)}
 MACHINE = Machine(device="cpu", name="a test", cores=1, memory_gb=8.0)
 

@@ -214,13 +214,18 @@ class SupervisedMasks(SupervisedMaps):
 
     def polish(self, answer: np.ndarray, choice: Choice | None) -> np.ndarray:
         """Keep only the largest component of each label for which that helped in cross-validation."""
-        from isocenter.parts.encodings.components import keep_largest
+        return cut_to_components(answer, self.plan.labels, choice)
 
-        names = choice.tuned.get("largest_component", []) if choice else []
-        for label in self.plan.labels:
-            if isinstance(names, list) and label.name in names:
-                answer = keep_largest(answer, label.values)
-        return answer
+
+def cut_to_components(answer: np.ndarray, labels: Sequence[Label], choice: Choice | None) -> np.ndarray:
+    """A label answer with only the largest component of each label for which cross-validation chose that."""
+    from isocenter.parts.encodings.components import keep_largest
+
+    names = choice.tuned.get("largest_component", []) if choice else []
+    for label in labels:
+        if isinstance(names, list) and label.name in names:
+            answer = keep_largest(answer, label.values)
+    return answer
 
 
 def planes(answer: np.ndarray, labels: Sequence[Label], placement: Placement) -> np.ndarray:
