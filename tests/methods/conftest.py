@@ -24,11 +24,14 @@ from isocenter.records import (
 
 MACHINE = Machine(device="cpu", name="a test", cores=1, memory_gb=8.0)
 SHAPES = {1: (200,), 2: (64, 64), 3: (16, 32, 32)}
-NAMES = {"sequences": ("object", "other")}
+NAMES = {"generation": ("object", "other"), "sequences": ("object", "other")}
 """Labels of tasks that need more than one."""
 
 
-SMALL: dict[str, dict[str, object]] = {"mil/prompt_mil": {"tile": 32, "most_tiles": 4}}
+SMALL: dict[str, dict[str, object]] = {
+    **{key: {"tile": 4096} for key in ("mil/abmil", "mil/clam", "mil/dsmil", "mil/mil_pooling")},
+    "mil/prompt_mil": {"tile": 32, "most_tiles": 4},
+}
 """Settings of methods whose own would take long here."""
 
 

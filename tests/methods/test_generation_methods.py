@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Picturing
 
 import isocenter
 from isocenter import images
-from isocenter.errors import BadPlan
+from isocenter.errors import BadPlan, IsocenterWarning
 from isocenter.images.geometry import Geometry
 from isocenter.images.placement import Placement
+from isocenter.methods.generation.cyclegan import CycleGan
 from isocenter.methods.makers import laid
 from isocenter.records import Scores
 
@@ -76,6 +78,43 @@ def test_a_method_makes_a_held_out_set_of_the_classes_asked_for(
     again = isocenter.evaluate(answers, discs, tmp_path / "again", task="generation")
     assert again.summary["all"]["frechet"].mean == pytest.approx(found["frechet"].mean)
     assert Scores.load(run / "scores.json").task == "generation"
+
+
+def test_cyclegan_turns_each_held_out_image_into_the_other_domain(discs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    scores = isocenter.train(
+        discs,
+        run,
+        method="generation/cyclegan",
+        budget="1 epochs",
+        overrides={**SMALL, "settings.pool": 3},
+        device="cpu",
+        workers=1,
+    )
+    pairs = {(str(case.evidence["classes"]), str(case.evidence["asked"])) for case in scores.cases}
+    assert pairs == {("['disc']", "['ring']"), ("['ring']", "['disc']")}
+    with pytest.raises(BadPlan, match="makes no new images"):
+        isocenter.generate(run, tmp_path / "made")
+
+
+def test_cyclegan_needs_two_domains(tmp_path: Path) -> None:
+    for number in range(8):
+        Picturing.fromarray(np.full((12, 12), 20 * number + 5, np.uint8)).save(tmp_path / f"{number}.png")
+    with pytest.warns(IsocenterWarning), pytest.raises(BadPlan, match="two domains"):
+        isocenter.plan(tmp_path, method="generation/cyclegan", budget="1 epochs", device="cpu", workers=1)
+
+
+def test_a_pool_gives_back_what_it_was_given_earlier(discs: Path) -> None:
+    plan = isocenter.plan(
+        discs, method="generation/cyclegan", budget="1 epochs", overrides=SMALL, device="cpu", workers=1
+    )
+    method = CycleGan(plan, plan.stages[0])
+    torch.manual_seed(0)
+    given = torch.arange(60.0).view(60, 1, 1, 1)
+    torch.testing.assert_close(method._pooled(given[:50], "first"), given[:50])
+    later = method._pooled(given[50:], "first").flatten()
+    assert 0 < (later < 50).sum() < 10
+    assert len(method.pools["first"]) == 50
 
 
 def test_what_is_laid_into_a_patch_is_cut_or_surrounded_evenly() -> None:

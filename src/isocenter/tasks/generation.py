@@ -38,6 +38,7 @@ from isocenter.parts.metrics.generation import (
     frechet,
     half_sample_interval,
     kernel_distance,
+    marks,
     precision_and_recall,
     standardised,
 )
@@ -56,6 +57,10 @@ ABOUT = "_about.json"
 """What the name of the file beside an image ends with that says how it was made."""
 
 LATENT = "_latent.npy"
+
+MARKED, UNMARKED, CONTRAST = "marked", "unmarked", "contrast"
+"""Keys of a truth where it is known how an image should come out, with its marks and without: the files of
+both, and by how much a mark is brighter than what it covers."""
 THUMBNAIL = 32
 
 
@@ -68,12 +73,14 @@ class Real:
         image: As it stands in the file.
         classes: Its class or findings, where the dataset knows them.
         dataset: Where further real images can be read, for pictures.
+        wanted: How it should come out with its marks and without, and their contrast; where that is known.
     """
 
     case: str
     image: Image
     classes: Classified | None
     dataset: Dataset
+    wanted: tuple[Image, Image, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +132,9 @@ class Generation(SingleImage):
         "authenticity": "The share of made images that are further from their nearest training image than "
         "that one is from its own nearest other; about 0.5 where a distribution was learnt and nothing "
         "copied. The held-out real images say what fresh images have.",
+        "marks": "Where it is known how an image should come out with its marks (lesions) and without: the "
+        "share of their contrast that is kept, voxels of marks where there are none, and voxels of marks "
+        "found less those that are true.",
         "halves": "Distances between sets have 95 % intervals from random halves of the patients, since "
         "drawing patients with replacement would repeat images.",
         **{key: text for key, text in single.RULES.items() if key != "mean"},
@@ -141,6 +151,9 @@ class Generation(SingleImage):
         "authenticity": Measure("Authenticity"),
         "authenticity_real": Measure("Authenticity, real", better="none"),
         "copies": Measure("Copies", better="low"),
+        "marks_kept": Measure("Marks kept"),
+        "marks_invented": Measure("Marks invented", unit="voxels", better="low", digits=1),
+        "marks_excess": Measure("Marks in excess", unit="voxels", better="none", digits=1),
     }
 
     # ------------------------------------------------------------------------------------------- files
@@ -169,7 +182,7 @@ class Generation(SingleImage):
             image = layouts.read_image(dataset, case)
         else:
             raise BadDataset(f"case '{case.id}' has no image.", where=dataset.root)
-        return Real(case.id, image, _classes(dataset, case), dataset)
+        return Real(case.id, image, _classes(dataset, case), dataset, _wanted(dataset, case))
 
     def read_answer(self, path: Path, truth: Real, dataset: Dataset) -> Generated:
         """An image, and what the file beside it says of how it was made.
@@ -239,6 +252,7 @@ class Generation(SingleImage):
                 "copies": None if made is None else float(made.copy),
                 "nearest_real": None if real is None else real.distance,
                 "authenticity_real": None if real is None else float(real.authentic),
+                **_marks(answer, truth),
             }
         }
 
@@ -332,6 +346,24 @@ def _within_classes(made: Features, real: Features, cases: Sequence[CaseScore]) 
     if len(found) < 2:
         return None
     return Interval(mean=float(np.mean(found)), low=None, high=None, n=len({case.patient for case in cases}))
+
+
+def _wanted(dataset: Dataset, case: Case) -> tuple[Image, Image, float] | None:
+    """How the case should come out, where its truth says so."""
+    marked, unmarked, contrast = (case.truth.get(key) for key in (MARKED, UNMARKED, CONTRAST))
+    if not isinstance(marked, str) or not isinstance(unmarked, str) or not isinstance(contrast, int | float):
+        return None
+    first, second = (images.read(str(dataset.path(file))) for file in (marked, unmarked))
+    return first, second, float(contrast)
+
+
+def _marks(answer: Generated | None, truth: Real) -> dict[str, float | None]:
+    """What became of the marks, where that is known; by the first channel."""
+    if truth.wanted is None or answer is None:
+        return {}
+    marked, unmarked, contrast = truth.wanted
+    found = marks(answer.array[0], marked.array[0], unmarked.array[0], contrast)
+    return {"marks_kept": found.kept, "marks_invented": found.invented, "marks_excess": found.excess}
 
 
 # ------------------------------------------------------------------------------------------------- classes

@@ -13,6 +13,7 @@ from isocenter.parts.metrics.generation import (
     frechet,
     half_sample_interval,
     kernel_distance,
+    marks,
     precision_and_recall,
     standardised,
 )
@@ -55,9 +56,7 @@ def test_kernel_distance_is_the_sum_over_pairs_written_out() -> None:
 
 
 def test_kernel_distance_of_equal_distributions_is_zero_on_average() -> None:
-    values = [
-        kernel_distance(RNG.standard_normal((10, 4)), RNG.standard_normal((10, 4))) for _ in range(300)
-    ]
+    values = [kernel_distance(RNG.standard_normal((10, 4)), RNG.standard_normal((10, 4))) for _ in range(300)]
     assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(300)
     assert min(values) < 0
 
@@ -123,3 +122,26 @@ def test_halves_are_told_apart() -> None:
 
     assert between_halves(size, 9) == 4.0
     assert len(seen) == 100
+
+
+def test_marks_that_are_kept_removed_or_invented_are_told_apart() -> None:
+    plain = np.full((20, 20), 100.0)
+    marked = plain.copy()
+    marked[5:9, 5:9] = 40.0
+    invented = plain.copy()
+    invented[12:16, 12:16] = 40.0
+    kept = marks(marked, marked, plain, -60)
+    assert kept.kept == pytest.approx(1)
+    assert (kept.invented, kept.excess) == (0, 0)
+    gone = marks(plain, marked, plain, -60)
+    assert gone.kept == pytest.approx(0)
+    assert gone.excess == -12  # 4 x 4 pixels less the corners, of which a third is left after smoothing
+    false = marks(invented, plain, plain, -60)
+    assert false.kept is None
+    assert (false.invented, false.excess) == (12, 12)
+
+
+def test_a_speck_is_no_mark() -> None:
+    plain, speck = np.zeros((9, 9)), np.zeros((9, 9))
+    speck[4, 4] = 9.0
+    assert marks(speck, plain, plain, 9.0).invented == 0

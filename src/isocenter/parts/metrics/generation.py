@@ -1,5 +1,5 @@
-"""How far a set of made images is from a set of real ones: measured on features, for sets and never for single
-images.
+"""How far a set of made images is from a set of real ones: measured on features, for sets and never for
+single images.
 
 All distances depend on the encoder that gave the features, and can be compared only under the same one; none
 of these is an "FID", which means features of Inception v3.
@@ -13,9 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, label, uniform_filter
 from scipy.spatial.distance import cdist
 
 from isocenter.errors import IsocenterError
@@ -29,6 +31,7 @@ NEIGHBOURS = 3
 HALVES = 100
 FEWEST = 4
 """Images on either side below which nothing is said of a set."""
+LEAST_MARK = 4
 COPY = 0.2
 """An image nearer to a training image than this share of the usual distance between these is a copy."""
 
@@ -87,7 +90,7 @@ def kernel_distance(made: Features, real: Features) -> float:
 
 
 def precision_and_recall(made: Features, real: Features, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
-    """The share of made images inside the manifold of the real ones, and of real ones inside that of the made.
+    """The share of made images in the manifold of the real ones, and of real ones in that of the made.
 
     A manifold is the union of balls about its images, each reaching to its third nearest neighbour.
     """
@@ -145,6 +148,59 @@ class Memory:
         place = int(distances.argmin())
         distance = float(distances[place])
         return Nearest(distance / max(self.usual, 1e-12), distance > float(self.apart[place]))
+
+
+# ------------------------------------------------------------------------------- what a translation keeps
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What became of marks, such as lesions, in an image whose versions with and without them are known.
+
+    Attributes:
+        kept: Their mean contrast in the made image as a share of the true one, 1 where they are all there;
+            None where there is none.
+        invented: Voxels of marks where there is none.
+        excess: Voxels of all marks found less those that are true.
+    """
+
+    kept: float | None
+    invented: int
+    excess: int
+
+
+def marks(
+    made: NDArray[np.floating[Any]],
+    marked: NDArray[np.floating[Any]],
+    unmarked: NDArray[np.floating[Any]],
+    contrast: float,
+) -> Marks:
+    """Measure marks in a made image (*space) beside the same image as it should be with and without them.
+
+    An image less the one without marks is smoothed over three voxels; a mark is where more than half of the
+    contrast is left, on four connected voxels at least.
+
+    Args:
+        made: What is judged.
+        marked: The true image with its marks; equal to `unmarked` but for noise where there is none.
+        unmarked: The same without.
+        contrast: By how much a mark is brighter than what it covers; negative where it is darker.
+    """
+    depth, true_depth = (
+        uniform_filter((np.asarray(image, np.float64) - unmarked) / contrast, 3) for image in (made, marked)
+    )
+    found, true = _pieces(depth > 0.5), _pieces(true_depth > 0.5)
+    around = binary_dilation(true, iterations=2)
+    kept = float(depth[true].mean() / true_depth[true].mean()) if true.any() else None
+    return Marks(kept, int((found & ~around).sum()), int(found.sum()) - int(true.sum()))
+
+
+def _pieces(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask without connected pieces of fewer than four voxels."""
+    numbered, count = label(mask)
+    sizes = np.bincount(numbered.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    return np.asarray((sizes >= LEAST_MARK)[numbered])
 
 
 # --------------------------------------------------------------------------------------------- intervals

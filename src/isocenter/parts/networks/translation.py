@@ -1,0 +1,109 @@
+"""Networks that turn one image into another of the same size, and a critic that judges patch by patch.
+
+Sources: Johnson et al., "Perceptual losses", ECCV 2016 (the residual generator); Isola et al., "Image-to-
+image translation", CVPR 2017 (the critic of patches); Zhu et al., "CycleGAN", ICCV 2017, appendix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from isocenter.parts.networks.unet import CONVOLUTIONS, InstanceNorm
+from isocenter.records import Network
+
+SLOPE = 0.2
+
+
+class ResidualGenerator(nn.Module):
+    """Down by the plan's strides, residual blocks at the coarsest level, and up again; from -1 to 1.
+
+    Its answer is added to the image before the hyperbolic tangent (of the image's inverse one), so that what
+    both images have in common need not be learnt.
+
+    Args:
+        plan: Features and strides by level, finest first; `convolutions[-1]` residual blocks.
+        channels: Of both images.
+    """
+
+    def __init__(self, plan: Network, channels: int) -> None:
+        super().__init__()
+        dims = len(plan.strides[0])
+        convolution = CONVOLUTIONS[dims]
+        layers: list[nn.Module] = [_unit(channels, plan.features[0], (1,) * dims)]
+        inputs = plan.features[0]
+        for features, stride in zip(plan.features[1:], plan.strides[1:], strict=True):
+            layers.append(_unit(inputs, features, stride))
+            inputs = features
+        layers += [_Residual(dims, inputs) for _ in range(plan.convolutions[-1])]
+        pairs = list(zip(plan.features[:-1], plan.strides[1:], strict=True))
+        for features, stride in reversed(pairs):
+            if max(stride) > 1:
+                layers.append(nn.Upsample(scale_factor=tuple(map(float, stride)), mode="nearest"))
+            layers.append(_unit(inputs, features, (1,) * dims))
+            inputs = features
+        self.layers = nn.Sequential(*layers)
+        self.last = convolution(inputs, channels, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Of images (batch, channel, *space) from -1 to 1."""
+        start = torch.atanh(image.float().clamp(-0.99, 0.99))
+        return torch.tanh(start + cast(Tensor, self.last(self.layers(image))).float())
+
+
+class _Residual(nn.Module):
+    """x + norm(conv(ReLU(norm(conv(x)))))."""
+
+    def __init__(self, dims: int, features: int) -> None:
+        super().__init__()
+        convolution = CONVOLUTIONS[dims]
+        self.inner = nn.Sequential(
+            _unit(features, features, (1,) * dims),
+            convolution(features, features, 3, padding=1, bias=False),
+            InstanceNorm(features),
+        )
+
+    def forward(self, shown: Tensor) -> Tensor:
+        return shown + cast(Tensor, self.inner(shown))
+
+
+class MapCritic(nn.Module):
+    """Scores (batch, 1, *space) of overlapping patches, higher where these look real.
+
+    Args:
+        channels: Of the image.
+        features: Of the first layer, doubled with each of the two halvings.
+        dims: Spatial axes.
+    """
+
+    def __init__(self, channels: int, features: int, dims: int) -> None:
+        super().__init__()
+        convolution = CONVOLUTIONS[dims]
+        layers: list[nn.Module] = [
+            convolution(channels, features, 4, stride=2, padding=1),
+            nn.LeakyReLU(SLOPE),
+            convolution(features, 2 * features, 4, stride=2, padding=1, bias=False),
+            InstanceNorm(2 * features),
+            nn.LeakyReLU(SLOPE),
+            convolution(2 * features, 4 * features, 3, padding=1, bias=False),
+            InstanceNorm(4 * features),
+            nn.LeakyReLU(SLOPE),
+            convolution(4 * features, 1, 3, padding=1),
+        ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Of images (batch, channel, *space), four voxels wide at least."""
+        return cast(Tensor, self.layers(image))
+
+
+def _unit(inputs: int, outputs: int, stride: Sequence[int]) -> nn.Sequential:
+    convolution = CONVOLUTIONS[len(stride)]
+    return nn.Sequential(
+        convolution(inputs, outputs, 3, stride=tuple(stride), padding=1, bias=False),
+        InstanceNorm(outputs),
+        nn.ReLU(inplace=True),
+    )
