@@ -105,7 +105,7 @@ def test_the_gain_is_over_the_input() -> None:
     assert found["psnr_gain"] == pytest.approx(10 * np.log10(255**2 / 4) - before)
 
 
-def test_texture_is_measured_where_the_target_is_flattest() -> None:
+def test_texture_is_measured_where_the_target_has_no_structure() -> None:
     target = 100 * smooth(64, 64)
     target[20:36, 30:46] = 55
     target += np.random.default_rng(2).normal(0, 0.5, target.shape)

@@ -43,8 +43,9 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 _TIFF = (".tif", ".tiff")
 _WINDOW_VOXELS = 2 * quality.RADIUS + 1
 _SCALES_VOXELS = _WINDOW_VOXELS * 2 ** (len(quality.SCALE_WEIGHTS) - 1)
-_TEXTURE_SHARE = 8
+_TEXTURE_SHARE = 16
 _TEXTURE_VOXELS = (4, 32)
+_TEXTURE_MARGIN = 0.1
 _FLAT = 1e-6
 
 
@@ -87,9 +88,9 @@ class Restoration(SingleImage):
         f"five scales fit: {_SCALES_VOXELS} voxels.",
         "error": "MAE and RMSE are in the file's unit, over all voxels, nothing clipped.",
         "edge_preservation": "The correlation of the two images' Laplacians.",
-        "texture": "Mean and sd of the values in the flattest part of the target, an eighth of its shortest "
-        "side wide; for CT the flattest whose mean lies in the window. An answer whose sd is far below the "
-        "target's has lost texture, whatever its PSNR.",
+        "texture": "Mean and sd of the values in the part of the target with least structure, a sixteenth "
+        "of its shortest side wide, of those whose mean lies in the middle four fifths of the range. An "
+        "answer whose sd is far below the target's has lost texture, whatever its PSNR.",
         "gamma_pass_rate": "For doses (channels called dose…): share of voxels above "
         f"{GAMMA.cutoff_percent:g} % of the maximum with gamma ≤ 1 at {GAMMA.dose_percent:g} % / "
         f"{GAMMA.distance_mm:g} mm, global.",
@@ -291,7 +292,7 @@ def _ssim(said: Restored, true: Restored, span: float) -> float | None:
 
 
 def _texture(answer: Restored, target: Restored, window: tuple[float, float]) -> dict[str, float | None]:
-    """Mean and sd of both in the flattest part of the target's first channel that has any texture."""
+    """Mean and sd of both in the part of the target's first channel with least structure."""
     part = _flattest(target[0], window)
     if part is None:
         return {}
@@ -304,26 +305,41 @@ def _texture(answer: Restored, target: Restored, window: tuple[float, float]) ->
 
 
 def _flattest(plane: NDArray[np.float32], window: tuple[float, float]) -> tuple[slice, ...] | None:
-    """A block whose values spread least, though they do, and whose mean lies inside the window."""
-    from scipy.ndimage import uniform_filter
+    """A block with little structure, but some texture, whose mean lies well inside the window.
+
+    Structure is what a Gaussian of a quarter of the block leaves: by the values themselves, the block that
+    happens to be least noisy would be found, and its noise would be taken for less than it is.
+    """
+    from scipy.ndimage import gaussian_filter
 
     edges = [
         min(size, int(np.clip(min(plane.shape) // _TEXTURE_SHARE, *_TEXTURE_VOXELS))) for size in plane.shape
     ]
     values = plane.astype(np.float64)
-    mean = uniform_filter(values, edges)
-    spread = np.maximum(uniform_filter(values**2, edges) - mean**2, 0)
+    mean, spread = _moments(values, edges)
+    structure = _moments(gaussian_filter(values, max(edges) / 4), edges)[1]
     # Only blocks that lie wholly inside: the filter is centred on voxel edge // 2 of each.
     inside = tuple(
         slice(edge // 2, size - (edge - 1) // 2) for edge, size in zip(edges, plane.shape, strict=True)
     )
-    mean, spread = mean[inside], spread[inside]
+    mean, spread, structure = mean[inside], spread[inside], structure[inside]
     least = (_FLAT * max(window[1] - window[0], _FLAT)) ** 2 + 1e-12 * mean**2
-    fitting = (spread > least) & (mean > window[0]) & (mean < window[1])
+    margin = _TEXTURE_MARGIN * (window[1] - window[0])
+    fitting = (spread > least) & (mean > window[0] + margin) & (mean < window[1] - margin)
     if not fitting.any():
         return None
-    start = np.unravel_index(int(np.where(fitting, spread, np.inf).argmin()), spread.shape)
+    start = np.unravel_index(int(np.where(fitting, structure, np.inf).argmin()), structure.shape)
     return tuple(slice(int(at), int(at) + edge) for at, edge in zip(start, edges, strict=True))
+
+
+def _moments(
+    values: NDArray[np.float64], edges: Sequence[int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and variance of the block about every voxel."""
+    from scipy.ndimage import uniform_filter
+
+    mean = uniform_filter(values, edges)
+    return mean, np.maximum(uniform_filter(values**2, edges) - mean**2, 0)
 
 
 def _refuse_other_grid(answer: Image, truth: Image, path: Path) -> None:

@@ -2,8 +2,8 @@
 
 Loss: 1/2N Σ ‖R(y; Θ) − (y − x)‖²_F, which is the squared error of y − R(y) against x; here its mean over
 voxels. 17 layers of 3×3 with 64 features: Conv + ReLU, 15 × (Conv + batch normalisation + ReLU), Conv.
-Trained for one noise level on patches of 40×40, 128 a step. Noise that is white is drawn anew for every
-sample, as published.
+Trained for one noise level; the published patches of 40×40, 128 a step, are larger and fewer here. Noise
+that is white is drawn anew for every sample, as published.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ CARD = {
 }
 
 DEPTH, WIDTH = 17, 64
-EDGE = {1: 1024, 2: 40, 3: 20}
+EDGE = {1: 1024, 2: 64, 3: 24}
+BATCH = 50
+"""As many pixels as the published 128 patches of 40×40 have."""
 
 
 class DnCNN(Restorer):
@@ -58,14 +60,13 @@ class DnCNN(Restorer):
             ),
             widths=(WIDTH, 48, 32, 24, 16),
             edge=EDGE[dims],
-            batch=128,
-            smallest_batch=16,
+            batch=BATCH,
+            smallest_batch=8,
             why={
                 "features": "as published.",
-                "patch": "A little more than the network sees at once, as published."
-                if dims == 2
-                else "As many voxels as are worth a step; the network sees 35 across.",
-                "batch": "128 patches a step, as published.",
+                "patch": f"{EDGE[dims]} voxels where 40 were published: images are answered in tiles of this "
+                "size, and near a tile's border the network sees padding.",
+                "batch": f"{BATCH} patches, with as many pixels as the published 128 smaller ones.",
                 "learning_rate": "Adam's rate in the authors' own training.",
             },
         )

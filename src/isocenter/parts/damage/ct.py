@@ -34,7 +34,7 @@ class LowDoseCT:
     """
 
     pixel_mm: float
-    photons: float = 1e6
+    photons: float = 2e4
     share: float = 0.25
     angles: int = 360
     window: Window = "hann"

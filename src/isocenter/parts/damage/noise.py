@@ -52,7 +52,7 @@ class MonteCarlo:
             particles grows as its inverse square.
     """
 
-    uncertainties: tuple[float, ...] = (0.5, 0.35, 0.25, 0.18)
+    uncertainties: tuple[float, ...] = (0.7, 0.5, 0.35, 0.25)
 
     def __post_init__(self) -> None:
         falling = all(a > b for a, b in zip(self.uncertainties, self.uncertainties[1:], strict=False))
