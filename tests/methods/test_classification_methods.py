@@ -289,6 +289,30 @@ def test_every_classifier_learns_bright_from_dark(
     assert isocenter.report(run).is_file()
 
 
+@pytest.mark.filterwarnings("ignore::isocenter.errors.IsocenterWarning")
+def test_explanations_are_written_on_the_files_grid_with_the_test_that_they_passed_or_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISOCENTER_CACHE", str(tmp_path / "cache"))
+    data, run, out = bright_and_dark(tmp_path / "data"), tmp_path / "run", tmp_path / "out"
+    more = {**small(data, "chexnet"), "training.batch": 8}
+    isocenter.train(data, run, budget="2 epochs", device="cpu", workers=1, overrides=more)
+    kinds = ("gradient", "integrated", "gradcam", "occlusion")
+    picture = data / "1_0.png"
+    isocenter.predict(run, [picture], out, device="cpu", workers=1, explain=kinds, explained="bright")
+    told = json.loads((out / "1_0_explanations.json").read_text())
+    assert told["class"] == "bright"
+    assert abs(told["maps"]["integrated"]["completeness_gap"]) < 0.5
+    for kind in kinds:
+        mark = "" if told["maps"][kind]["passed"] else "_FAILED"
+        ranks = told["maps"][kind]["cascading"][-1]["rank_correlation"]
+        assert told["maps"][kind]["passed"] == (ranks <= told["maps"][kind]["highest"])
+        found = images.read(out / f"1_0_{kind}{mark}.nii.gz")
+        assert found.array.size == 16 * 16
+    with pytest.raises(BadPlan, match="Did you mean 'gradcam'"):
+        isocenter.predict(run, [picture], tmp_path / "other", device="cpu", workers=1, explain=["grad-cam"])
+
+
 def test_a_method_of_one_view_refuses_cases_without_a_channel(tmp_path: Path) -> None:
     data = bright_and_dark(tmp_path / "data", views=2)
     with (

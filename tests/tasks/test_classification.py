@@ -278,3 +278,39 @@ def test_chest_films_with_their_findings_are_read_from_one_table(data: Callable[
     assert len(truths[0].names) == 14
     present = np.stack([truth.present for truth in truths]).sum(axis=0)
     assert dict(zip(truths[0].names, present.tolist(), strict=True))["Effusion"] == 148
+
+
+# ----------------------------------------------------------------------------- what a dataset itself says
+
+
+def test_truths_of_a_dataset_name_one_class_or_several_or_what_is_known() -> None:
+    dataset = a_dataset(labels=CAT_DOG)
+
+    def read(truth: dict[str, object]) -> Classified:
+        return TASK.read_truth(
+            dataset, Case.model_validate({"id": "a", "patient": "a", "inputs": {}, "truth": truth})
+        )
+
+    one, several, known = (
+        read({"class": ["dog"]}),
+        read({"classes": ["Cat", "dog"]}),
+        read({"classes": {"Cat": None, "dog": 0}}),
+    )
+    assert (one.present.tolist(), one.exclusive) == ([0, 1], True)
+    assert (several.present.tolist(), several.exclusive) == ([1, 1], False)
+    assert np.isnan(known.present[0])
+    assert known.present[1] == 0
+    with pytest.raises(BadDataset, match="the class 'cow', which is not known"):
+        read({"classes": {"cow": 1}})
+
+
+def test_an_answer_may_say_itself_which_classes_are_there(tmp_path: Path) -> None:
+    truth = a_truth(1, 0, exclusive=False)
+    answer = Scored(truth.names, np.array([0.2, 0.3]), chosen=np.array([True, False]))
+    TASK.save(answer, tmp_path / "a.json", Image(np.zeros((1, 2, 2)), Geometry.plain((2, 2))))
+    again = TASK.read_answer(tmp_path / "a.json", truth, a_dataset(tmp_path))
+    assert again.chosen is not None
+    assert again.chosen.tolist() == [True, False]
+    assert TASK.score(again, truth, a_dataset())["all"]["accuracy"] == 1.0
+    silent = Scored(truth.names, np.array([0.2, 0.3]))
+    assert TASK.score(silent, truth, a_dataset())["all"]["accuracy"] == 0.0

@@ -91,3 +91,20 @@ def test_probabilities_that_are_none_are_refused(given, truth, words):
 def test_at_least_one_bin_is_needed():
     with pytest.raises(IsocenterError, match="bins"):
         calibration.reliability([0.5], [1], bins=0)
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_the_temperature_by_which_scores_were_heated_is_found_again(exclusive):
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(4000, 3))
+    if exclusive:
+        shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+        truth = np.stack([rng.multinomial(1, share) for share in shares]).astype(float)
+    else:
+        truth = (rng.random(scores.shape) < 1 / (1 + np.exp(-scores))).astype(float)
+        truth[:1000, 1] = np.nan
+    assert calibration.best_temperature(3 * scores, truth, exclusive=exclusive) == pytest.approx(3, rel=0.08)
+
+
+def test_nothing_known_leaves_scores_as_they_are():
+    assert calibration.best_temperature([[2.0]], [[np.nan]], exclusive=False) == 1.0

@@ -125,3 +125,23 @@ def test_a_given_fold_that_splits_a_patient_is_refused() -> None:
 def test_a_given_fold_with_an_unknown_case_is_refused() -> None:
     with pytest.raises(BadDataset, match="'who'"):
         given_folds([Fold(train=("who",), validation=(), test=())], cohort(2))
+
+
+def test_official_training_validation_and_test_splits_are_one_fold_exactly_so() -> None:
+    splits: tuple[Split, ...] = ("train", "train", "validation", "test")
+    cases = [case(f"c{number}", f"p{number}", split=split) for number, split in enumerate(splits)]
+    divided, why = folds(cases)
+    assert divided == (Fold(train=("c0", "c1"), validation=("c2",), test=("c3",)),)
+    assert "official splits" in why
+
+
+def test_official_splits_that_share_a_patient_are_refused() -> None:
+    cases = [case("a", "p", split="train"), case("b", "q", split="validation"), case("c", "p", split="test")]
+    with pytest.raises(BadDataset, match="same patient"):
+        folds(cases)
+
+
+def test_classes_that_exclude_each_other_are_spread_evenly() -> None:
+    rare = {f"c{number}" for number in range(10)}
+    cases = [one.changed(truth={"class": ["rare" if one.id in rare else "common"]}) for one in cohort(100)]
+    assert [len(rare & set(fold.test)) for fold in folds(cases)[0]] == [2] * 5

@@ -1,4 +1,4 @@
-"""A folder for each class, `melanoma/017.png` beside `naevus/003.png`, also below `train/`, `val/`, `test/`."""
+"""A folder for each class, `naevus/3.png` beside `nodule/7.png`, also below `train/`, `val/`, `test/`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def recognises(root: Path, *, asked: bool = False) -> bool:
         return False
     if asked:
         return all(_some(folder) for folder, _ in found)
-    return all(len(_plain(folder)) >= FEWEST for folder, _ in found) and not _alike([f for f, _ in found])
+    if any(len(_plain(folder)) < FEWEST for folder, _ in found):
+        return False
+    return _recur(found) or not _alike([folder for folder, _ in found])
 
 
 def read(root: Path, said: Declaration) -> Draft:
@@ -86,6 +88,14 @@ def _plain(folder: Path) -> dict[str, str]:
 
 def _some(folder: Path) -> bool:
     return bool(_plain(folder)) or bool(images.find(folder))
+
+
+def _recur(found: list[tuple[Path, str | None]]) -> bool:
+    """Whether the same folders lie in several splits, as those of classes do and those of patients do not."""
+    by_split: dict[str | None, set[str]] = {}
+    for folder, split in found:
+        by_split.setdefault(split, set()).add(folder.name)
+    return len(by_split) > 1 and len({tuple(sorted(names)) for names in by_split.values()}) == 1
 
 
 def _alike(found: list[Path]) -> bool:
