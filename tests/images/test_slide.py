@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from isocenter.errors import BadDataset, IsocenterWarning, UnreadableFile
 from isocenter.images.formats import slide
@@ -25,7 +26,7 @@ def colours(shape: tuple[int, int] = (200, 304)) -> NDArray[np.uint8]:
 
 def write_pyramid(path: Path, whole: NDArray[np.uint8], *, mpp: bool = True) -> Path:
     """Level 0 and a quarter of its rows and columns, in tiles of 64."""
-    said = {"resolution": (PER_CM, PER_CM), "resolutionunit": "CENTIMETER"} if mpp else {}
+    said: dict[str, Any] = {"resolution": (PER_CM, PER_CM), "resolutionunit": "CENTIMETER"} if mpp else {}
     with tifffile.TiffWriter(path) as writer:
         writer.write(whole, tile=(64, 64), photometric="rgb", subifds=1, metadata=None, **said)
         small = whole.reshape(whole.shape[0] // 4, 4, whole.shape[1] // 4, 4, 3).mean((1, 3))
@@ -128,7 +129,7 @@ def write_dicom(path: Path, whole: NDArray[np.uint8], *, sparse: bool = False) -
     ds = pydicom.Dataset()
     ds.file_meta = pydicom.dataset.FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.6"
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = UID("1.2.840.10008.5.1.4.1.1.77.1.6")
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid()
     ds.TotalPixelMatrixRows, ds.TotalPixelMatrixColumns = rows, columns
     ds.Rows = ds.Columns = 64

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import isocenter
-from isocenter import images
+from isocenter import images, tasks
 from isocenter.errors import BadDataset, BadModel, BadPlan
 from isocenter.pipeline import predict as stage
 from isocenter.records import Plan
@@ -138,12 +138,12 @@ def test_channels_are_counted(blobs: Path, trained: Path) -> None:
 def test_channel_files_of_one_case_belong_together(tmp_path: Path, blobs: Path) -> None:
     for channel in (0, 1):
         (tmp_path / f"head_000{channel}.nii.gz").write_bytes(_image(blobs).read_bytes())
-    (sources,) = stage.expand([tmp_path], channels=2)
+    (sources,) = stage.expand([tmp_path], 2, tasks.load("segmentation"))
     assert [Path(source).name for source in sources] == ["head_0000.nii.gz", "head_0001.nii.gz"]
     (tmp_path / "head_0001.nii.gz").unlink()
     (tmp_path / "neck_0000.nii.gz").write_bytes(b"")
     with pytest.raises(BadDataset, match="of 3 channels only 0000"):
-        list(stage.expand([tmp_path], channels=3))
+        list(stage.expand([tmp_path], 3, tasks.load("segmentation")))
 
 
 def test_a_folder_without_a_plan_is_no_model(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ class BagMethod(Method):
 
     def sample(self, arrays: Arrays, rng: np.random.Generator, request: Request) -> Arrays:
         """The whole bag with its classes."""
-        return {BAG: np.array(arrays[BAG]), "classes": np.array(arrays["classes"])}
+        return {BAG: _writable(arrays[BAG]), "classes": np.array(arrays["classes"])}
 
     # ----------------------------------------------------------------------------------------- learning
 
@@ -267,3 +267,10 @@ class BagMethod(Method):
             edge=edge,
             pixel_mm=pixel,
         )
+
+
+def _writable(array: np.ndarray) -> np.ndarray:
+    """The array as torch takes it; one that lies on disk is mapped anew, not read, and never written back."""
+    if isinstance(array, np.memmap) and array.filename is not None:
+        return np.memmap(array.filename, dtype=array.dtype, mode="c", offset=array.offset, shape=array.shape)
+    return np.array(array)

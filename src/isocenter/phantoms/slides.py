@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from isocenter import files
-from isocenter.images.formats.outlines import Outline, outlines, write_geojson
 from isocenter.phantoms import storing
 
 Field = NDArray[np.float32]
@@ -74,14 +73,12 @@ class Phantom:
     tumour: Mask
 
     @property
-    def regions(self) -> list[Outline]:
-        """The outlines of tumour in pixels."""
-        numbers, _ = ndimage.label(self.tumour)
-        found = outlines(numbers.astype(np.int32))
-        return [
-            Outline(tuple(tuple(ring * _COARSE for ring in part) for part in each.parts), name=TUMOUR)
-            for each in found
-        ]
+    def regions(self) -> list[NDArray[np.float64]]:
+        """The outline of each region of tumour, (point, 2) x and y in pixels, closed."""
+        from skimage.measure import find_contours
+
+        rings = find_contours(np.pad(self.tumour, 1).astype(np.float32), 0.5)  # type: ignore[no-untyped-call]  # skimage is untyped
+        return [np.asarray((ring[:, ::-1] - 0.5) * _COARSE) for ring in rings]
 
 
 def make(rng: Generator, *, tumour: bool, shape: tuple[int, int] = (2048, 2048), mpp: float = 1.0) -> Phantom:
@@ -98,7 +95,7 @@ def make(rng: Generator, *, tumour: bool, shape: tuple[int, int] = (2048, 2048),
     immune = _patches(rng, tissue, int(rng.integers(1, 4)), radius=0.05)
     planted = np.zeros(coarse, dtype=bool)
     if tumour:
-        planted = _patches(rng, tissue, int(rng.integers(1, 4)), radius=0.10)
+        planted = ndimage.binary_fill_holes(_patches(rng, tissue, int(rng.integers(1, 4)), radius=0.10))
     immune &= ~planted
     haematoxylin = np.zeros(shape, dtype=np.float32)
     for kind, where in ((TISSUE, tissue & ~planted & ~immune), (LYMPHOCYTES, immune), (CANCER, planted)):
@@ -153,11 +150,27 @@ def write_dataset(
         write_slide(phantom, folder / "slides" / f"{name}.tif")
         region = f"regions/{name}.geojson" if diseased else ""
         if diseased:
-            write_geojson(folder / region, phantom.regions, kind="annotation")
+            files.write_json(folder / region, _as_geojson(phantom.regions))
         return name, f"slides/{name}.tif", TUMOUR if diseased else NORMAL, f"P{number:03d}", region
 
     storing.write_table(folder / "manifest.csv", COLUMNS, storing.each_case(one, slides))
     return folder
+
+
+def _as_geojson(rings: list[NDArray[np.float64]]) -> dict[str, object]:
+    """Outlines as annotations that QuPath imports."""
+    properties = {"objectType": "annotation", "classification": {"name": TUMOUR}}
+    return {
+        "type": "FeatureCollection",
+        "features": [
+            {
+                "type": "Feature",
+                "geometry": {"type": "Polygon", "coordinates": [ring.round(2).tolist()]},
+                "properties": properties,
+            }
+            for ring in rings
+        ],
+    }
 
 
 # ------------------------------------------------------------------------------------------------ outlines

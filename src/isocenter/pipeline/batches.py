@@ -179,5 +179,6 @@ def collate(samples: Sequence[dict[str, Tensor]]) -> Batch:
     for name in samples[0]:
         values = [sample[name] for sample in samples]
         same = len({value.shape for value in values}) == 1
-        batch[name] = torch.stack(values) if same else values
+        # One alone is not copied: a bag may be as large as memory allows.
+        batch[name] = values if not same else values[0][None] if len(values) == 1 else torch.stack(values)
     return batch

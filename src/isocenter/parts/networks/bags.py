@@ -37,8 +37,8 @@ class Standardise(nn.Module):
     @torch.no_grad()
     def learn(self, x: Tensor) -> None:
         """Take instances (n, feature) into account."""
-        own, mean = len(x), x.mean(dim=0, dtype=torch.float64)
-        variance = (x - mean.to(x.dtype)).square().mean(dim=0, dtype=torch.float64)
+        own = len(x)
+        variance, mean = (each.double() for each in torch.var_mean(x.float(), dim=0, correction=0))
         seen = self.count + own
         step = mean - self.mean
         first = bool(self.count == 0)
