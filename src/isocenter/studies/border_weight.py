@@ -48,6 +48,7 @@ class BorderWeight:
 
     options = frozenset({"folds"})
     across = ""
+    measure = ""
 
     def task(self, wishes: Wishes) -> str | None:
         """Instances."""

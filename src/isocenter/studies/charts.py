@@ -86,8 +86,9 @@ def curve(found: Findings) -> Curve | None:
         return None
     left, top, right, bottom = _FRAME
     places = sorted(int(place) for place in found.places)
-    ends = (math.log10(places[0]), math.log10(places[-1]))
-    x = Axis(Scale(*ends, left + 70, right - 70), logarithmic=True)
+    logarithmic = places[0] > 0  # a share may be nothing
+    ends = [math.log10(place) if logarithmic else place for place in (places[0], places[-1])]
+    x = Axis(Scale(ends[0], ends[1], left + 70, right - 70), logarithmic=logarithmic)
     y = _upright(known, bottom, top)
     count = len(found.series)
     courses = []

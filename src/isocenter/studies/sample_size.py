@@ -54,6 +54,7 @@ class SampleSize:
 
     options = frozenset({"methods", "sizes"})
     across = "cases to learn from"
+    measure = ""
 
     def task(self, wishes: Wishes) -> str | None:
         """What the methods answer, where they are named."""

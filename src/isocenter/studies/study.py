@@ -94,6 +94,10 @@ class Study(Protocol):
     def across(self) -> str:
         """What is varied, as a person says it; empty where the series alone differ."""
 
+    @property
+    def measure(self) -> str:
+        """What points are compared by where the user does not say; empty for the task's headline."""
+
     def task(self, wishes: Wishes) -> str | None:
         """What is asked of the user's images; None for what their files say."""
 
@@ -145,6 +149,7 @@ def conduct(
         dataset = open_dataset(data, wishes.task or study.task(wishes))
     points = study.points(dataset, wishes)
     wanted.save(out / TERMS)
+    shown = wanted.changed(measure=wanted.measure or study.measure)
     finished: list[Finished] = []
     for number, point in enumerate(points, start=1):
         run = out / point.name
@@ -152,7 +157,7 @@ def conduct(
             progress.say(f"Point {number} of {len(points)}: {point.name}")
             _train(point, run, budget, wishes.seed, machine)
         finished.append(_finished(point, run, machine))
-        found = findings.found(name, catalogue()[name], dataset, study.across, wanted, finished)
+        found = findings.found(name, catalogue()[name], dataset, study.across, shown, finished)
         found = found.changed(said=study.conclude(found), expected=len(points))
         _write(found, out)
     return found
