@@ -243,6 +243,7 @@ def outputs_of(first: list[float], second: list[float]) -> Arrays:
     """On the object, and on nothing."""
     return {
         "boxes": np.array([ONE[0], [12, 26, 26, 14, 28, 28]], dtype=np.float32),
+        "proposed": np.array([[4, 8, 10, 6, 12, 14], [12, 26, 26, 14, 28, 28]], dtype=np.float32),
         "first": np.array(first, dtype=np.float32),
         "kinds": np.stack([1 - np.array(second), second], axis=1).astype(np.float32),
     }
@@ -253,6 +254,12 @@ def test_scores_are_fused_as_log_odds(reduction: Reduction) -> None:
     half = reduction.candidates(outputs, {"weight": 0.5})["scores"]
     assert half.tolist() == pytest.approx([0.8, 0.75])  # odds √(4 · 4) and √(1 · 9)
     assert reduction.candidates(outputs, {"weight": 1.0})["scores"].tolist() == pytest.approx([0.8, 0.9])
+
+
+def test_boxes_go_the_tuned_part_of_the_way_to_what_the_second_stage_says(reduction: Reduction) -> None:
+    outputs = outputs_of([0.8, 0.5], [0.8, 0.9])
+    boxes = [reduction.candidates(outputs, {"correction": part})["boxes"][0] for part in (0.0, 0.5, 1.0)]
+    assert [box.tolist() for box in boxes] == [[4, 8, 10, 6, 12, 14], [4, 8, 10, 8, 15, 17], ONE[0]]
 
 
 @pytest.mark.parametrize(
@@ -275,6 +282,7 @@ def test_the_weight_of_the_stage_that_is_right_is_tuned(
 
     tuned = reduction.tune(trials)
     assert least <= tuned["weight"] <= most
+    assert tuned["correction"] == 1
     reduction.tuned = tuned
     answer = reduction.decode(outputs_of(first, second), whole())
     assert (answer.scores >= answer.threshold).tolist() == [True, False]

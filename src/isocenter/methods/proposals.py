@@ -67,10 +67,16 @@ class RegionDetector(Detector):
 
     Attributes:
         upsampling: How the pyramid's maps become finer.
+        anchor_overlaps: IoU with an object from which an anchor is positive, and below which background.
+        region_overlap: IoU with an object from which a region is positive.
+        most_anchors: The best of an image that are compared with each other.
     """
 
     Settings: ClassVar[type[Record]] = RegionSettings
     upsampling: ClassVar[Upsampling] = "nearest"
+    anchor_overlaps: ClassVar[tuple[float, float]] = (POSITIVE, NEGATIVE)
+    region_overlap: ClassVar[float] = OBJECT
+    most_anchors: ClassVar[int] = BEFORE_SUPPRESSION
     settings: RegionSettings
 
     def network(self, inputs: int, outputs: int) -> nn.Module:
@@ -79,7 +85,8 @@ class RegionDetector(Detector):
     def targets(self, true: TrueObjects) -> dict[str, Tensor]:
         """For proposals, by anchor whether it is an object's, and its box; for regions, the objects."""
         placed = torch.cat(self.anchors)
-        matched = match_by_overlap(placed, true.boxes, high=POSITIVE, low=NEGATIVE)
+        high, low = self.anchor_overlaps
+        matched = match_by_overlap(placed, true.boxes, high=high, low=low)
         matched, boxes = assigned(without_ignored(matched, placed, true.ignored), true)
         return {
             "objects": matched.clamp_max(0),
@@ -98,7 +105,7 @@ class RegionDetector(Detector):
         shape = batch["image"].shape[2:]
         proposals = self._proposals(logits.detach().float(), deltas.detach().float(), shape)
         own = [
-            _regions(boxes, TrueObjects(*true))
+            _regions(boxes, TrueObjects(*true), self.region_overlap)
             for boxes, *true in zip(
                 proposals, batch["true_boxes"], batch["true_classes"], batch["true_ignored"], strict=True
             )
@@ -145,7 +152,7 @@ class RegionDetector(Detector):
         anchors = self.anchors_on(logits.device, shape)
         found = []
         for scores, own in zip(logits[..., 0], deltas, strict=True):
-            best = scores.topk(min(BEFORE_SUPPRESSION, len(scores)))
+            best = scores.topk(min(self.most_anchors, len(scores)))
             boxes = clip(decode_deltas(anchors[best.indices], own[best.indices]), shape)
             solid = (sides(boxes) > SHRUNK).all(dim=1)
             boxes, values = boxes[solid], best.values[solid]
@@ -153,14 +160,14 @@ class RegionDetector(Detector):
         return found
 
 
-def _regions(proposals: Tensor, true: TrueObjects) -> tuple[Tensor, Tensor, Tensor]:
+def _regions(proposals: Tensor, true: TrueObjects, positive: float = OBJECT) -> tuple[Tensor, Tensor, Tensor]:
     """Of proposals and true boxes those to learn from: boxes (n, 2 d), classes (n,), 0 being the background,
     and the boxes (n, 2 d) that they should become."""
     every = torch.cat([proposals, true.boxes])
     matched = torch.full((len(every),), BACKGROUND, device=every.device)
     if len(true.boxes):
         best, index = iou(every, true.boxes).max(dim=1)
-        matched = torch.where(best >= OBJECT, index, matched)
+        matched = torch.where(best >= positive, index, matched)
     if len(true.ignored):
         near = (iou(every, true.ignored) >= NEAR).any(dim=1)
         matched = torch.where((matched == BACKGROUND) & near, IGNORED, matched)

@@ -48,8 +48,15 @@ def test_boxes_of_neighbouring_slices_that_overlap_are_one_object() -> None:
     assert best.tolist() == pytest.approx([0.9, 0.6])
 
 
-def test_a_chain_ends_at_a_gap_and_at_another_class() -> None:
-    boxes, scores, slices = boxes_of((3, 10.0, 0.9), (5, 10.0, 0.8), (4, 40.0, 0.7), (5, 40.0, 0.6))
+def test_a_chain_goes_on_behind_a_slice_that_missed_the_object() -> None:
+    boxes, scores, slices = boxes_of((3, 10.0, 0.9), (5, 10.0, 0.8))
+    (chain,) = chained(boxes, scores, torch.zeros(2, dtype=torch.int64), slices)
+    assert chain.tolist() == [0, 1]
+    assert stacked(boxes, scores, slices, [chain], axis=0)[0][0, [0, 3]].tolist() == [3, 6]
+
+
+def test_a_chain_ends_at_a_wide_gap_and_at_another_class() -> None:
+    boxes, scores, slices = boxes_of((3, 10.0, 0.9), (6, 10.0, 0.8), (4, 40.0, 0.7), (5, 40.0, 0.6))
     chains = chained(boxes, scores, torch.tensor([0, 0, 0, 1]), slices)
     assert [chain.tolist() for chain in chains] == [[0], [1], [2], [3]]
 

@@ -12,7 +12,8 @@ middle of the crop. It learns from candidates in cases that the first stage had 
 their scores, so that the hard ones come most often; a candidate is positive if its centre lies in a true box
 or its IoU is at least .1, and counts neither way if it merely touches one. Positives are half of the samples,
 shifted, mirrored, turned and scaled; the true boxes are among them, since few nodules make few candidates.
-Answers are fused as log-odds, (1 − w) logit s₁ + w logit s₂; w is tuned on validation cases.
+Answers are fused as log-odds, (1 − w) logit s₁ + w logit s₂, and boxes as (1 − c) b₁ + c b₂; w and c are
+tuned on validation cases.
 
 From the paper differ: the planned encoder with a pyramid takes the place of VGG-16; boxes are corrected by
 the second network, too; and the scores of both stages are fused.
@@ -71,6 +72,8 @@ CARD = {
 }
 
 CANDIDATES, REDUCTION = "candidates", "reduction"
+ANCHOR_OVERLAPS, REGION_OVERLAP = (0.4, 0.2), 0.3
+"""Less than usual: of a nodule two voxels wide, a box half a voxel off along both axes has an IoU of .4."""
 LEAST_WIDTH = 0.5
 """A section of less than this share of the object's width is neither asked for nor called background."""
 ON_OBJECTS = 0.67
@@ -98,6 +101,8 @@ HIDDEN = 128
 DROPPED = 0.3
 WEIGHTS = (0.75, 1.0, 0.5, 0.25)
 """Of the second stage's log-odds: the first where nothing was tuned."""
+CORRECTIONS = (0.5, 1.0, 0.0)
+"""Of the way from a candidate's box to the one that the second stage says."""
 CERTAIN = 1e-6
 
 
@@ -354,6 +359,9 @@ class Candidates(RegionDetector):
 
     Settings: ClassVar[type[Record]] = NoduleSettings
     upsampling: ClassVar[Upsampling] = "transposed"
+    anchor_overlaps: ClassVar[tuple[float, float]] = ANCHOR_OVERLAPS
+    region_overlap: ClassVar[float] = REGION_OVERLAP
+    most_anchors: ClassVar[int] = 300
     settings: NoduleSettings
 
     @property
@@ -570,7 +578,8 @@ class Reduction(BoxAnswers):
     # ------------------------------------------------------------------------------------------- answers
 
     def respond(self, arrays: Arrays, network: Network) -> Arrays:
-        """The best candidates: their corrected `boxes`, `first` (n,) scores, `kinds` (n, 1 + labels)."""
+        """The best candidates: their boxes as `proposed` and as the network says (`boxes`), `first` (n,)
+        scores, `kinds` (n, 1 + labels)."""
         image = arrays["image"]
         best = np.argsort(-arrays["candidate_scores"], kind="stable")[: self.settings.candidates]
         proposed = np.asarray(arrays["candidates"])[best]
@@ -587,6 +596,7 @@ class Reduction(BoxAnswers):
             kinds.append(given["kinds"].numpy())
         return {
             "boxes": np.concatenate(boxes),
+            "proposed": proposed.astype(np.float32).reshape(-1, 2 * dims),
             "first": np.asarray(arrays["candidate_scores"], dtype=np.float32)[best],
             "kinds": np.concatenate(kinds),
         }
@@ -596,16 +606,19 @@ class Reduction(BoxAnswers):
         return Method.merge(self, several)
 
     def options(self) -> Sequence[Mapping[str, float]]:
-        return [{"weight": weight} for weight in WEIGHTS]
+        return [
+            {"weight": weight, "correction": correction} for weight in WEIGHTS for correction in CORRECTIONS
+        ]
 
     def candidates(self, outputs: Mapping[str, np.ndarray], tuned: Mapping[str, Any]) -> Arrays:
-        """Both stages' log-odds, added in the weights that were tuned."""
+        """Both stages' log-odds and boxes, each a mean with the weights that were tuned."""
         weight = float(tuned.get("weight", WEIGHTS[0]))
+        correction = float(tuned.get("correction", CORRECTIONS[0]))
         kinds = outputs["kinds"][:, 1:]
         second = kinds.max(axis=1, initial=0)
         fused = (1 - weight) * _log_odds(outputs["first"]) + weight * _log_odds(second)
         return {
-            "boxes": outputs["boxes"],
+            "boxes": (1 - correction) * outputs["proposed"] + correction * outputs["boxes"],
             "scores": np.asarray(1 / (1 + np.exp(-fused)), dtype=np.float32),
             "classes": kinds.argmax(axis=1),
         }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from isocenter.parts.encodings.boxes import iou
 
 LINKED = 0.3
 """IoU in the plane from which boxes of neighbouring slices are one object."""
+GAP = 1
+"""Slices in a row that a chain may miss."""
 STRONG = 0.3
 """Share of a chain's best score from which a slice of it says how far the object reaches."""
 
@@ -51,7 +54,7 @@ def chained(
 
     The best box that is left begins a chain. On either side it goes on with that box of the next slice, of
     the same class and not yet taken, that overlaps the chain's last box most, and ends where none does by
-    at least `overlap`.
+    at least `overlap`, nor in the slice behind (`GAP`).
 
     Args:
         boxes: (n, 4) in the plane.
@@ -67,6 +70,7 @@ def chained(
         raise IsocenterError("boxes of slices need as many scores, classes and slices.")
     own = {int(place): (slices == place).nonzero()[:, 0] for place in torch.unique(slices)}
     free = torch.ones(len(boxes), dtype=torch.bool)
+    found = _Sliced(boxes, classes, slices, free)
     chains = []
     for best in torch.argsort(scores, descending=True, stable=True).tolist():
         if not free[best]:
@@ -75,7 +79,7 @@ def chained(
         chain = [best]
         for step in (-1, 1):
             last = best
-            while (following := _following(last, step, own, free, boxes, classes, slices, overlap)) >= 0:
+            while (following := _following(last, step, own, found, overlap)) >= 0:
                 free[following] = False
                 chain.append(following)
                 last = following
@@ -83,26 +87,30 @@ def chained(
     return chains
 
 
-def _following(
-    last: int,
-    step: int,
-    own: dict[int, Tensor],
-    free: Tensor,
-    boxes: Tensor,
-    classes: Tensor,
-    slices: Tensor,
-    overlap: float,
-) -> int:
-    """The box of the next slice that continues a chain; -1 where none does."""
-    there = own.get(int(slices[last]) + step)
-    if there is None:
-        return -1
-    there = there[free[there] & (classes[there] == classes[last])]
-    if not len(there):
-        return -1
-    shared = iou(boxes[last : last + 1], boxes[there])[0]
-    best = int(shared.argmax())
-    return int(there[best]) if shared[best] >= overlap else -1
+@dataclass(frozen=True)
+class _Sliced:
+    """Boxes of all slices, and which of them are in no chain yet."""
+
+    boxes: Tensor
+    classes: Tensor
+    slices: Tensor
+    free: Tensor
+
+
+def _following(last: int, step: int, own: Mapping[int, Tensor], found: _Sliced, overlap: float) -> int:
+    """The box of the next slices that continues a chain; -1 where none does."""
+    for distance in range(1, GAP + 2):
+        there = own.get(int(found.slices[last]) + distance * step)
+        if there is None:
+            continue
+        there = there[found.free[there] & (found.classes[there] == found.classes[last])]
+        if not len(there):
+            continue
+        shared = iou(found.boxes[last : last + 1], found.boxes[there])[0]
+        best = int(shared.argmax())
+        if shared[best] >= overlap:
+            return int(there[best])
+    return -1
 
 
 def stacked(
