@@ -14,7 +14,7 @@ import isocenter
 from isocenter import cli, images, methods
 from isocenter.errors import IsocenterWarning
 from isocenter.images.placement import Placement
-from isocenter.methods.anomalies import HealthyViews, bounded, highest
+from isocenter.methods.anomalies import LEAST_SPREAD, HealthyViews, UsualError, bounded, highest
 from isocenter.methods.anomaly.anogan import Anogan
 from isocenter.methods.method import Method, Trial
 from isocenter.phantoms.heads import Protocol, write_dataset
@@ -124,7 +124,21 @@ def test_the_mean_of_the_healthy_lasts_and_strangers_stand_out(built: object) ->
     strange[0, 20:30, 40:50] += 2
     outputs = again.respond({"image": strange}, lambda batch: {})
     assert outputs["map"][20:30, 40:50].mean() > 5 * np.delete(outputs["map"], slice(40, 50), axis=1).mean()
-    assert outputs["score"] == pytest.approx(outputs["map"].mean(), rel=1e-5)
+    assert outputs["score"] == pytest.approx(highest(outputs["map"], 0.05))
+
+
+def test_errors_count_where_they_are_larger_than_usual() -> None:
+    usual, chance = UsualError((4, 4)), torch.Generator().manual_seed(0)
+    error = np.full((4, 4), 0.3, np.float32)
+    assert usual.beyond(error) is error  # nothing is known yet
+    edges = torch.zeros(4, 4)
+    edges[0] = 0.3
+    for _ in range(200):
+        noise = 0.01 * torch.randn((8, 1, 4, 4), generator=chance)
+        usual.learn(edges + noise, torch.zeros(8, 1, 4, 4))
+    found = usual.beyond(error)
+    assert found[0].max() < 0.1
+    np.testing.assert_allclose(found[1:], (0.3 - 0.008) / (LEAST_SPREAD + 0.006), rtol=0.05)
 
 
 def test_values_lie_between_minus_one_and_one() -> None:

@@ -78,7 +78,7 @@ class Protocol:
     bias: float = 0.08
     abnormal: float = 0.4
     lesions: tuple[int, int] = (1, 4)
-    radius_mm: tuple[float, float] = (4.0, 9.0)
+    radius_mm: tuple[float, float] = (6.0, 13.0)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Autoencoder: what cannot be rebuilt from a code that was learnt on healthy images is unlike them.
 
-The map is the absolute error of the rebuilt image. A spatial code keeps a coarse grid of channels, a
-dense one is a vector, as in Muñoz-Ramírez et al. 2022, who compared both on maps of brains.
+The map is the absolute error of the rebuilt image, by default against the error that is usual there. A
+spatial code keeps a coarse grid of channels, a dense one is a vector, as in Muñoz-Ramírez et al. 2022, who
+compared both on maps of brains.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from isocenter.methods.anomalies import AnomalySettings, HealthyViews, difference
+from isocenter.methods.anomalies import ErrorSettings, HealthyViews, UsualError, difference
 from isocenter.methods.method import Arrays, Batch, Network, Outputs
 from isocenter.parts.networks.autoencoder import Decoder, Encoder
 from isocenter.records import Record
@@ -33,7 +34,7 @@ SIZES = {"spatial": 8, "dense": 64}
 """Channels of a spatial code, numbers of a dense one."""
 
 
-class AutoencoderSettings(AnomalySettings):
+class AutoencoderSettings(ErrorSettings):
     """The code, its size (None for the usual one of its kind)."""
 
     bottleneck: Literal["spatial", "dense"] = "spatial"
@@ -54,11 +55,15 @@ class Autoencoder(HealthyViews):
     def build(self) -> dict[str, nn.Module]:
         shape = (self.patch, len(self.plan.channels), self.features, self.settings.size)
         kind = self.settings.bottleneck
-        return {"network": Rebuilding(Encoder(*shape, kind), Decoder(*shape, kind))}
+        network = Rebuilding(Encoder(*shape, kind), Decoder(*shape, kind))
+        return {"network": network, "usual": UsualError(self.patch)}
 
     def loss(self, batch: Batch, turn: str) -> Tensor:
         """Mean squared error."""
-        return functional.mse_loss(self.forward(batch)["rebuilt"].float(), batch["image"])
+        rebuilt = self.forward(batch)["rebuilt"]
+        if self.modules["network"].training:
+            cast(UsualError, self.modules["usual"]).learn(rebuilt, batch["image"])
+        return functional.mse_loss(rebuilt, batch["image"])
 
     def forward(self, inputs: Batch) -> Outputs:
         rebuilt = cast(Rebuilding, self.modules["network"])(inputs["image"])
@@ -67,7 +72,9 @@ class Autoencoder(HealthyViews):
     def respond(self, arrays: Arrays, network: Network) -> Arrays:
         view = self.seen(arrays["image"])
         rebuilt = network({"image": torch.from_numpy(view)[None]})["rebuilt"]
-        return self.answered(difference(view, rebuilt[0].numpy()))
+        error = difference(view, rebuilt[0].numpy())
+        usual = cast(UsualError, self.modules["usual"])
+        return self.answered(usual.beyond(error) if self.settings.relative else error)
 
 
 class Rebuilding(nn.Module):

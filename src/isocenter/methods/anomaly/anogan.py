@@ -6,7 +6,7 @@
 2. An image is answered by the code whose image is nearest, A = (1 − λ) R + λ D with the residual
    R = mean |x − G(z)| and the discrimination D = mean |f(x) − f(G(z))| on the critic's features: found by
    gradient descent in z from a fixed start (`latent`, Schlegl 2017), or given by the encoder (`encoder`).
-   The map is |x − G(z)|.
+   The map is |x − G(z)|, with the encoder by default against the error that is usual there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from isocenter.methods.anomalies import AnomalySettings, HealthyViews, difference
+from isocenter.methods.anomalies import ErrorSettings, HealthyViews, UsualError, difference
 from isocenter.methods.method import Arrays, Batch, Network, Outputs, Turn
 from isocenter.parts.losses.adversarial import gan_critic, gan_generator
 from isocenter.parts.networks.autoencoder import Critic, Decoder, Encoder
@@ -47,7 +47,7 @@ RATE = 2e-4
 _SEARCH_RATE = 0.05
 
 
-class AnoganSettings(AnomalySettings):
+class AnoganSettings(ErrorSettings):
     """How codes are found, numbers of a code, the weight λ of the discrimination, steps of the search, the
     share of the budget for the game where an encoder follows, and the weight κ of its features."""
 
@@ -96,6 +96,7 @@ class Anogan(HealthyViews):
         }
         if self.settings.search == "encoder":
             modules["encoder"] = Encoder(self.patch, channels, self.features, code, "dense")
+            modules["usual"] = UsualError(self.patch)
         return modules
 
     # ------------------------------------------------------------------------------------------ learning
@@ -116,6 +117,7 @@ class Anogan(HealthyViews):
     def _encoding(self, image: Tensor) -> Tensor:
         """izi_f: the others' weights are taken as numbers, so that no gradient reaches them."""
         made = self._frozen("generator", self.modules["encoder"](image)[0])
+        cast(UsualError, self.modules["usual"]).learn(made, image)
         with torch.no_grad():
             _, true = self.modules["critic"](image)
         _, features = self._frozen("critic", made)
@@ -145,6 +147,8 @@ class Anogan(HealthyViews):
         map_ = difference(view, given["made"][0].numpy())
         apart = float((given["features"] - given["true"]).abs().mean())
         share = self.settings.discrimination
+        if self.settings.relative and "usual" in self.modules:
+            map_ = cast(UsualError, self.modules["usual"]).beyond(map_)
         residual = float(self.answered(map_)["score"])
         return self.answered(map_, (1 - share) * residual + share * apart)
 

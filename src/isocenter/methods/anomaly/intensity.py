@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from isocenter.errors import BadModel
-from isocenter.methods.anomalies import AnomalySettings, HealthyViews
+from isocenter.methods.anomalies import LEAST_SPREAD, AnomalySettings, HealthyViews
 from isocenter.methods.method import Arrays, Network, Turn
 from isocenter.records import Record
 
@@ -27,9 +27,6 @@ CARD = {
     "summary": "Each voxel's distance from the mean of healthy images; nothing is learnt by gradient.",
     "published": {},
 }
-
-LEAST_SPREAD = 0.02
-"""Of a voxel, in the units of a view from -1 to 1: where all healthy images agree, noise is no anomaly."""
 
 
 class IntensitySettings(AnomalySettings):

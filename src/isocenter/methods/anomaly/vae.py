@@ -1,8 +1,8 @@
 """Variational autoencoder: an autoencoder whose codes are drawn from a distribution held near N(0, 1).
 
 It makes smaller −ELBO = ‖x − x̂‖² / 2σ² + β KL(q(z | x) ‖ N(0, 1)), here times 2σ² over the number of values.
-Maps: `error` is |x − x̂|; `kl_gradient` is |∂ KL / ∂x|, what would have to change for the code to be usual;
-`combined` is their product (Zimmerer et al. 2019).
+Maps: `error` is |x − x̂|, by default against the error that is usual there; `kl_gradient` is |∂ KL / ∂x|, what
+would have to change for the code to be usual; `combined` is their product (Zimmerer et al. 2019).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from isocenter.methods.anomalies import AnomalySettings, HealthyViews, difference
+from isocenter.methods.anomalies import ErrorSettings, HealthyViews, UsualError, difference
 from isocenter.methods.method import Arrays, Batch, Network, Outputs
 from isocenter.parts.networks.autoencoder import Decoder, Encoder, divergence, sampled
 from isocenter.records import Record
@@ -40,7 +40,7 @@ SIZES = {"spatial": 8, "dense": 64}
 _WIDEST = 10.0
 
 
-class VariationalSettings(AnomalySettings):
+class VariationalSettings(ErrorSettings):
     """The code, its size (None for the usual one of its kind), the weight of the divergence, the standard
     deviation of what is not rebuilt, and what the map shows."""
 
@@ -65,11 +65,14 @@ class VariationalAutoencoder(HealthyViews):
     def build(self) -> dict[str, nn.Module]:
         shape = (self.patch, len(self.plan.channels), self.features, self.settings.size)
         kind = self.settings.bottleneck
-        return {"network": Variational(Encoder(*shape, kind, outputs=2), Decoder(*shape, kind))}
+        network = Variational(Encoder(*shape, kind, outputs=2), Decoder(*shape, kind))
+        return {"network": network, "usual": UsualError(self.patch)}
 
     def loss(self, batch: Batch, turn: str) -> Tensor:
         """Mean squared error + 2σ²β KL / values."""
         rebuilt, mean, log_variance = cast(Variational, self.modules["network"])(batch["image"])
+        if self.modules["network"].training:
+            cast(UsualError, self.modules["usual"]).learn(rebuilt, batch["image"])
         error = functional.mse_loss(rebuilt.float(), batch["image"])
         weight = 2 * self.settings.deviation**2 * self.settings.beta / batch["image"][0].numel()
         loss: Tensor = error + weight * divergence(mean.float(), log_variance.float()).mean()
@@ -82,6 +85,8 @@ class VariationalAutoencoder(HealthyViews):
     def respond(self, arrays: Arrays, network: Network) -> Arrays:
         view = self.seen(arrays["image"])
         error = difference(view, network({"image": torch.from_numpy(view)[None]})["rebuilt"][0].numpy())
+        if self.settings.relative:
+            error = cast(UsualError, self.modules["usual"]).beyond(error)
         if self.settings.map == "error":
             return self.answered(error)
         slope = self._slope(view)
