@@ -353,12 +353,12 @@ def explain(plan: Plan) -> str:
 
 
 def _overview(plan: Plan) -> str:
-    labels = ", ".join(label.name for label in plan.labels) or "nothing in particular"
+    labels = ", ".join(label.name for label in plan.labels)
     channels = ", ".join(channel.name for channel in plan.channels)
     machine = plan.machine
     memory = machine.accelerator_gb or machine.memory_gb
     return (
-        f"Looks for {labels} in {_images(plan)} ({channels}). Planned by isocenter {plan.isocenter} for "
+        f"{f'Looks for {labels} in' if labels else 'Made for'} {_images(plan)} ({channels}). Planned by isocenter {plan.isocenter} for "
         f"{plan.budget} {'a fold' if plan.budget.seconds else 'a network'} on {machine.device} "
         f"({machine.name}, {machine.cores} cores, {memory:g} GB), seed {plan.seed}."
     )
