@@ -152,7 +152,7 @@ def _folds(dataset: Dataset, fingerprint: Fingerprint, seed: int, wish: Any) -> 
         contents = {case.id: case.content for case in fingerprint.cases}
         divided, why = folds(spread_evenly(units, unfit), seed, number, contents)
         why += note
-    kept, left_out = without_unfit(divided, unfit)
+    kept, left_out = without_unfit(divided, unfit, dataset.cases, seed)
     return kept, why + left_out
 
 
@@ -354,11 +354,12 @@ def explain(plan: Plan) -> str:
 
 def _overview(plan: Plan) -> str:
     labels = ", ".join(label.name for label in plan.labels)
+    made = f"Looks for {labels} in" if labels else "Made for"
     channels = ", ".join(channel.name for channel in plan.channels)
     machine = plan.machine
     memory = machine.accelerator_gb or machine.memory_gb
     return (
-        f"{f'Looks for {labels} in' if labels else 'Made for'} {_images(plan)} ({channels}). Planned by isocenter {plan.isocenter} for "
+        f"{made} {_images(plan)} ({channels}). Planned by isocenter {plan.isocenter} for "
         f"{plan.budget} {'a fold' if plan.budget.seconds else 'a network'} on {machine.device} "
         f"({machine.name}, {machine.cores} cores, {memory:g} GB), seed {plan.seed}."
     )
