@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from isocenter.parts.encodings.densities import density, masses, peaks
+from isocenter.parts.encodings.densities import calibration, density, masses, peaks
 
 
 def test_each_voxel_holds_the_integral_of_the_gaussian_over_itself() -> None:
@@ -46,3 +46,16 @@ def test_summits_lower_than_asked_are_left_out() -> None:
     values[4, 5], values[15, 10] = 1.0, 0.05
     assert peaks(values, 5, 2.0, 0.1).tolist() == [[4.0, 5.0]]
     assert len(peaks(values, 5, 2.0)) == 2
+
+
+def test_a_constant_error_is_believed_and_a_scattered_one_is_not() -> None:
+    true = [100.0, 200.0, 50.0]
+    assert calibration(true, [0.8 * count for count in true]) == pytest.approx(1.25)
+    assert calibration([100.0, 100.0], [60.0, 130.0]) == 1.0
+    assert calibration([100.0], [50.0]) == 1.0
+    assert calibration([0.0, 0.0], [0.0, 0.0]) == 1.0
+
+
+def test_what_chance_explains_is_taken_off_a_calibration() -> None:
+    # f = 1.1; Var(f) = 2 · (5² + 5²) / 200² = 0.0025, a quarter of 0.1².
+    assert calibration([115.0, 105.0], [100.0, 100.0]) == pytest.approx(1 + 0.75 * 0.1)

@@ -54,8 +54,6 @@ LEAST_SUMMIT = 0.1
 """Of a single object's peak; what is lower is no object, however many the density counts."""
 
 CALIBRATION_CASES = 20
-STEADY = 300.0
-"""Objects that must be seen before a calibration is believed half."""
 
 
 class DensitySettings(Record):
@@ -183,17 +181,14 @@ class Density(SupervisedMaps):
         )
 
     def tune(self, trials: Callable[[], Iterator[Trial]]) -> dict[str, Any]:
-        """One factor for all counts, by which the density is wrong on cases that are not scored.
-
-        It is drawn towards 1 as if further objects had been counted rightly, since few cases prove little.
-        """
+        """One factor for all counts, by which the density is wrong on cases that are not scored."""
         if not self.settings.calibrate:
             return {}
-        true, answered = STEADY, STEADY
-        for trial in islice(trials(), CALIBRATION_CASES):
-            true += sum(trial.truth.known.counts)
-            answered += sum(self.decode(trial.outputs, trial.placement).counts)
-        return {"factor": true / max(answered, 1e-6)}
+        counts = [
+            (sum(trial.truth.known.counts), sum(self.decode(trial.outputs, trial.placement).counts))
+            for trial in islice(trials(), CALIBRATION_CASES)
+        ]
+        return {"factor": densities.calibration(*zip(*counts, strict=True)) if counts else 1.0}
 
 
 def _counts(fingerprint: Fingerprint) -> list[int]:

@@ -96,6 +96,30 @@ def peaks(values: Floats, count: int, apart: float, least: float = 0.0) -> NDArr
     return np.asarray(found, dtype=np.float64)
 
 
+def calibration(true: Sequence[float], answered: Sequence[float]) -> float:
+    """The factor by which answered counts are to be multiplied, drawn towards 1 as far as chance explains it.
+
+    f = Σ true / Σ answered; of f − 1 the share 1 − Var(f) / (f − 1)² is believed, if it is positive.
+    Var(f) is that of a ratio of sums over the cases. A single case proves nothing.
+
+    Args:
+        true: By case.
+        answered: By case.
+
+    Sources: James and Stein, Proc. 4th Berkeley Symposium 1961, positive part; Cochran, "Sampling
+        Techniques", 1977, equation 6.9, for the variance of a ratio.
+    """
+    truths, counts = np.asarray(true, dtype=np.float64), np.asarray(answered, dtype=np.float64)
+    total = counts.sum()
+    if len(truths) < 2 or total <= 0:
+        return 1.0
+    factor = truths.sum() / total
+    variance = len(truths) / (len(truths) - 1) * ((truths - factor * counts) ** 2).sum() / total**2
+    apart = factor - 1
+    believed = max(0.0, 1 - variance / apart**2) if apart else 0.0
+    return float(1 + believed * apart)
+
+
 def _shares(begin: int, end: int, middle: float, sigma: float) -> NDArray[np.float64]:
     """The part of a Gaussian within each of the voxels begin … end - 1, each reaching half to either side."""
     from scipy.special import ndtr
