@@ -7,7 +7,7 @@ import pytest
 from isocenter.errors import BadDataset, BadPlan
 from isocenter.parts.rules.folds import NUMBER, folds
 from isocenter.parts.rules.held_out import held_out, spread_evenly, without_unfit
-from isocenter.records import Case
+from isocenter.records import Case, Fold
 
 CASES = tuple(
     Case(id=f"{user}{take}", patient=user, group="ab"[number % 2], inputs={})
@@ -57,11 +57,25 @@ def test_cases_that_may_not_be_learnt_from_are_scored_in_every_fold() -> None:
     cases = [Case(id=f"{number}", patient=f"{number}", inputs={}) for number in range(40)]
     unfit = {f"{number}" for number in range(15)}
     divided, _ = folds(spread_evenly(cases, unfit), 0)
-    kept, said = without_unfit(divided, unfit)
+    kept, said = without_unfit(divided, unfit, cases)
     assert all(len(unfit & set(fold.test)) == 3 for fold in kept)
     assert all(not unfit & {*fold.train, *fold.validation} for fold in kept)
     assert all(len(fold.test) == 8 for fold in kept)
     assert "15 cases that are not healthy are never learnt from" in said
-    assert without_unfit(divided, set()) == (tuple(divided), "")
+    assert without_unfit(divided, set(), cases) == (tuple(divided), "")
     with pytest.raises(BadDataset, match="no case is left"):
-        without_unfit(divided, {case.id for case in cases})
+        without_unfit(divided, {case.id for case in cases}, cases)
+
+
+def test_somebody_healthy_is_always_left_to_choose_on() -> None:
+    cases = [Case(id=f"{number}", patient=f"{number // 2}", inputs={}) for number in range(40)]
+    fold = Fold(
+        train=tuple(f"{number}" for number in range(30)),
+        validation=("30", "31"),
+        test=tuple(f"{number}" for number in range(32, 40)),
+    )
+    (kept,), _ = without_unfit([fold], {"30", "31", "36"}, cases)
+    assert len(kept.validation) == 4  # two of fifteen patients
+    patients = [{int(name) // 2 for name in part} for part in (kept.train, kept.validation)]
+    assert not patients[0] & patients[1]
+    assert {*kept.train, *kept.validation} == set(fold.train)

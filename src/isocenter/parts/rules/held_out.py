@@ -3,11 +3,13 @@ other."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from isocenter.errors import BadDataset, BadPlan
-from isocenter.parts.rules.folds import NUMBER
+from isocenter.parts.rules.folds import NUMBER, VALIDATION_SHARE
 from isocenter.records import Case, Fold
 
 PATIENTS, GROUPS = "patients", "groups"
@@ -55,25 +57,41 @@ def spread_evenly(cases: Sequence[Case], unfit: Collection[str]) -> tuple[Case, 
     return tuple(case.changed(group=f"{case.group or ''}{kinds[case.id]}" or None) for case in cases)
 
 
-def without_unfit(folds: Sequence[Fold], unfit: Collection[str]) -> tuple[tuple[Fold, ...], str]:
+def without_unfit(
+    folds: Sequence[Fold], unfit: Collection[str], cases: Sequence[Case], seed: int = 0
+) -> tuple[tuple[Fold, ...], str]:
     """Folds that learn from, and choose on, other cases only, and what is to be said of that.
+
+    Where nobody would be left to choose on, a tenth of the patients who are learnt from is taken for that.
 
     Args:
         folds: As they were drawn.
         unfit: Ids of cases that are scored, but never learnt from.
+        cases: With their patients.
+        seed: Of the draw.
 
     Raises:
         BadDataset: Nothing is left to be learnt from.
     """
     if not unfit:
         return tuple(folds), ""
-    kept = tuple(
-        fold.changed(
-            train=tuple(case for case in fold.train if case not in unfit),
-            validation=tuple(case for case in fold.validation if case not in unfit),
-        )
-        for fold in folds
-    )
+    patients = {case.id: case.patient for case in cases}
+    kept = tuple(_fit(fold, unfit, patients, (seed, number)) for number, fold in enumerate(folds))
     if not all(fold.train for fold in kept):
         raise BadDataset("no case is left that may be learnt from.", cure="Add healthy cases.")
     return kept, f" {len(unfit)} cases that are not healthy are never learnt from, only scored."
+
+
+def _fit(fold: Fold, unfit: Collection[str], patients: Mapping[str, str], seed: Sequence[int]) -> Fold:
+    train, validation = (
+        tuple(case for case in part if case not in unfit) for part in (fold.train, fold.validation)
+    )
+    learnt = sorted({patients[case] for case in train})
+    if validation or len(learnt) < 2:
+        return fold.changed(train=train, validation=validation)
+    count = max(1, round(VALIDATION_SHARE * len(learnt)))
+    chosen = {learnt[place] for place in np.random.default_rng(seed).permutation(len(learnt))[:count]}
+    return fold.changed(
+        train=tuple(case for case in train if patients[case] not in chosen),
+        validation=tuple(case for case in train if patients[case] in chosen),
+    )
