@@ -37,7 +37,7 @@ def main() -> None:
     subprocess.run(command, check=True)
     figures = _figures(run, began) | {"load_average_at_end": os.getloadavg()[1]}
     what = f"{arguments.dataset}, {arguments.budget}, {figures['cases']} held-out cases{arguments.suffix}"
-    figures["systems"] = {arguments.method: {what: _headline(figures["summary"])}}
+    figures["systems"] = {arguments.method: {what: headline(figures["summary"])}}
     record(name, figures, " ".join(["python", "benchmarks/tasks.py", *sys.argv[1:]]))
 
 
@@ -57,7 +57,7 @@ def _figures(run: Path, began: float) -> dict[str, Any]:
     }
 
 
-def _headline(summary: dict[str, dict[str, Any]]) -> str:
+def headline(summary: dict[str, dict[str, Any]]) -> str:
     """The first label's measures that a reader looks for, with their intervals."""
     wanted = (
         "ap50",
