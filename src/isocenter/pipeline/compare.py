@@ -191,7 +191,7 @@ def _common(
     """
     held = {name: {row.case for row in rows} for name, rows in scored.items()}
     chosen = set.intersection(*held.values()) if held else set.union(*given.values())
-    known = [case.id for case in contestants.questions(dataset) if case.id in chosen]
+    known = [case.id for case in contestants.questions(dataset, named=sorted(chosen)) if case.id in chosen]
     if not known:
         raise BadDataset(
             "there is no case with a truth that all methods and runs have held out.",

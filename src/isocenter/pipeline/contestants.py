@@ -14,7 +14,7 @@ from isocenter import methods, tasks
 from isocenter.errors import BadDataset, BadModel, BadPlan, IsocenterError
 from isocenter.images.layouts import read_inputs
 from isocenter.parts.rules.topology import multiply_accumulates
-from isocenter.pipeline.evaluate import named_answers, names_of, score_found
+from isocenter.pipeline.evaluate import named_answers, named_questions, names_of, score_found
 from isocenter.pipeline.run import Run
 from isocenter.records import Case, CaseScore, Contestant, Dataset, Plan, Scores
 from isocenter.tasks.task import Task
@@ -164,13 +164,21 @@ def _named(labels: dict[str, list[int]]) -> str:
     return ", ".join(f"{name} {'+'.join(map(str, values))}" for name, values in labels.items())
 
 
-def questions(dataset: Dataset, cases: Sequence[str] | None = None) -> list[Case]:
-    """What the dataset asks and knows the truth of, in its order; or those questions of the given ids."""
+def questions(dataset: Dataset, cases: Sequence[str] | None = None, named: Iterable[str] = ()) -> list[Case]:
+    """What the dataset asks and knows the truth of, in its order; or those questions of the given ids.
+
+    Args:
+        dataset: What is asked.
+        cases: Ids; what the whole dataset asks if not given.
+        named: What may be asked besides: held-out images are paired among themselves, and only their
+            answers' names tell how.
+    """
     task = tasks.load(dataset.task)
     if cases is not None:
         return [task.question(dataset, case) for case in cases]
     asked = task.questions(dataset, [case.id for case in dataset.cases])
-    return [question for question in asked if question.truth]
+    known = {case.id: case for case in [*asked, *named_questions(dataset, named)]}
+    return [question for question in known.values() if question.truth]
 
 
 def answers_of(source: Path, dataset: Dataset, asked: Sequence[Case]) -> dict[str, Path]:
@@ -191,7 +199,7 @@ def _silence_answers(source: Path, task: Task) -> bool:
 
 def answered(source: Path, dataset: Dataset) -> set[str]:
     """The questions whose truth is known and that are answered."""
-    asked = questions(dataset)
+    asked = questions(dataset, named=named_answers(source, tasks.load(dataset.task)))
     found = answers_of(source, dataset, asked)
     if found and _silence_answers(source, tasks.load(dataset.task)):
         return {case.id for case in asked}

@@ -216,13 +216,21 @@ def _dataset(truths: Path, task: str | None, labels: Sequence[Label] | None) -> 
 def _asked(dataset: Dataset, answers: Sequence[Path]) -> Dataset:
     """The questions that answers are named after, where cases alone are not what is asked."""
     judge = tasks.load(dataset.task)
+    names = (name for each in answers for name in named_answers(each, judge))
+    questions = named_questions(dataset, names)
+    return dataset.changed(cases=tuple(questions)) if questions else dataset
+
+
+def named_questions(dataset: Dataset, names: Iterable[str]) -> list[Case]:
+    """The questions that names tell where images are asked about together, as pairs are; none elsewhere."""
+    judge = tasks.load(dataset.task)
     if not any(case.inputs and set(judge.inputs) - set(case.inputs) for case in dataset.cases):
-        return dataset
+        return []
     questions = []
-    for name in _in_order(name for each in answers for name in named_answers(each, judge)):
+    for name in _in_order(names):
         with contextlib.suppress(BadDataset):  # told as an answer without a truth
             questions.append(judge.question(dataset, name))
-    return dataset.changed(cases=tuple(questions)) if questions else dataset
+    return questions
 
 
 def _of_one_file(truths: Path, task: str | None) -> Dataset | None:
