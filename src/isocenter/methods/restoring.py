@@ -140,9 +140,9 @@ class Restorer(Restoring, SupervisedMaps):
         return drawn
 
     def example(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Noise about one half, and a target that is less noisy."""
+        """Noise about one half, and a target that is darker and less noisy."""
         image = 0.5 + 0.2 * self.noise(rng)
-        return {"image": image, TARGET: 0.5 + 0.3 * (image[-self.answered :] - 0.5)}
+        return {"image": image, TARGET: 0.5 * image[-self.answered :]}
 
     def answer(self, image: Tensor) -> Tensor:
         """The normalised answer (batch, answered, *space) to normalised images."""

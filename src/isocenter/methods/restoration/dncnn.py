@@ -14,7 +14,7 @@ from torch import nn
 
 from isocenter.methods.restoring import Restorer
 from isocenter.parts.networks.dncnn import Stack
-from isocenter.parts.rules.restoration import Design, layers
+from isocenter.parts.rules.restoration import BATCH_NORMED_RATE, WHY_BATCH_NORMED, Design, layers
 
 CARD = {
     "title": "DnCNN",
@@ -62,12 +62,13 @@ class DnCNN(Restorer):
             edge=EDGE[dims],
             batch=BATCH,
             smallest_batch=8,
+            learning_rate=BATCH_NORMED_RATE,
             why={
+                "learning_rate": WHY_BATCH_NORMED,
                 "features": "as published.",
                 "patch": f"{EDGE[dims]} voxels where 40 were published: images are answered in tiles of this "
                 "size, and near a tile's border the network sees padding.",
                 "batch": f"{BATCH} patches, with as many pixels as the published 128 smaller ones.",
-                "learning_rate": "Adam's rate in the authors' own training.",
             },
         )
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from isocenter.methods.restoring import Restorer
 from isocenter.parts.networks.dncnn import Stack
-from isocenter.parts.rules.restoration import Design, layers
+from isocenter.parts.rules.restoration import BATCH_NORMED_RATE, WHY_BATCH_NORMED, Design, layers
 
 CARD = {
     "title": "Residual denoiser",
@@ -59,7 +59,9 @@ class ResidualDenoiser(Restorer):
             edge=EDGE[dims],
             batch=10,
             smallest_batch=4,
+            learning_rate=BATCH_NORMED_RATE,
             why={
+                "learning_rate": WHY_BATCH_NORMED,
                 "features": "as the DnCNN that it is compared with.",
                 "patch": f"Whole images, up to the published {EDGE[2]} pixels."
                 if dims == 2

@@ -34,7 +34,16 @@ from isocenter.records import (
 
 MEASUREMENTS = 3
 AGREEMENT = 0.1
-RATE = 1e-3
+MORE_STEPS = 3.0
+"""So many times the steps of a segmentation network are wanted before a wider one pays: in the same time, a
+quarter of the features came nearer to the clean image than half of them did."""
+
+RATE = 2e-3
+BATCH_NORMED_RATE = 4e-3
+WHY_BATCH_NORMED = (
+    "Four times Adam's usual rate: batch normalisation allows it, and within some hundred steps it won more "
+    "than a decibel over the usual one."
+)
 
 Seconds = Callable[[int, int], float]
 """Of one training step, from a width and a batch."""
@@ -334,7 +343,7 @@ def _fitted(budget: Budget, design: Design, seconds: Seconds) -> tuple[int, int,
     if budget.seconds is None:
         return paper, design.batch, f"{paper}: {design.why['features']}", design.why["batch"]
     usable = budget.seconds * timing.USABLE_SHARE
-    needed = timing.steps_needed(budget.seconds)
+    needed = MORE_STEPS * timing.steps_needed(budget.seconds)
     width = next((w for w in design.widths if usable / seconds(w, smallest) >= needed), design.widths[-1])
     batch = smallest
     for _, more in pairwise(_doubled(smallest, design.batch)):
@@ -367,7 +376,7 @@ def _learnt(made: Training, learning_rate: float, momentum: float, why: Mapping[
         **made.why,
         "optimiser": "AdamW (Loshchilov and Hutter 2019): restored images are learnt with Adam in nearly all "
         "papers.",
-        "learning_rate": "AdamW's usual rate.",
+        "learning_rate": "Twice Adam's usual rate: few steps ask for it.",
         "momentum": "AdamW's default.",
         "weight_decay": "AdamW's default: it hardly matters here.",
         "warmup": "Over the first 3 % the rate rises from zero, until AdamW has seen typical gradients.",
