@@ -45,6 +45,9 @@ CARD = {
 THRESHOLDS = (0.5, 0.65, 0.8, 0.9)
 """Of foreground and seeds: balanced classes make a network see too much foreground, which tuning undoes."""
 
+SEED_SHARE = 3
+"""Of the smallest object, the part that a seed may have to hold; whether it must, is tuned."""
+
 
 class BorderSettings(Record):
     """w0 and σ in voxels of the network's grid; `width` and `smallest` follow from the objects when None."""
@@ -124,14 +127,17 @@ class BorderUNet(SupervisedObjects):
             probabilities,
             threshold=tuned["threshold"],
             seed_threshold=tuned["seed_threshold"],
+            smallest_seed=tuned["smallest_seed"],
             smallest=smallest,
         )
 
     def options(self) -> Sequence[dict[str, Any]]:
-        seeds = THRESHOLDS[:1] if self.settings.border_class == "none" else THRESHOLDS
+        if self.settings.border_class == "none":
+            return tuple({"threshold": threshold} for threshold in THRESHOLDS)
+        seeds = dict.fromkeys((1, max(1, (self.settings.smallest or 1) // SEED_SHARE)))
         return tuple(
-            {"threshold": threshold, "seed_threshold": seed}
-            for threshold, seed in itertools.product(THRESHOLDS, seeds)
+            {"threshold": threshold, "seed_threshold": seed, "smallest_seed": voxels}
+            for threshold, seed, voxels in itertools.product(THRESHOLDS, THRESHOLDS, seeds)
         )
 
 
