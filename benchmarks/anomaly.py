@@ -10,13 +10,14 @@ the plain mean of each image's values, taken in whichever direction ranks better
 | `pneumonia` | chest films, against pneumonia (PneumoniaMNIST, splits as given) |
 | `breast` | normal and benign ultrasound, against malignant (BreastMNIST, official splits) |
 | `xray` | chest films without, against with any finding (ChestX-ray14), split by patient |
-| `ms` | FLAIR slices without, against with lesions, of two patients, split by patient |
+| `ms` | tiles of FLAIR slices without, against with lesions, of two patients, split by patient |
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -45,6 +46,8 @@ MEASURES = (
     "abnormal_share",
 )
 BASELINE = "anomaly/intensity"
+TILE = 48
+"""Pixels of 1 mm along each side of a tile of the MS images."""
 
 
 def main() -> None:
@@ -129,7 +132,7 @@ def _heads(out: Path) -> Path:
 
 
 def _ms(out: Path) -> Path:
-    """Every third axial FLAIR slice of the brain, as a picture with its mask."""
+    """Tiles of every fourth axial FLAIR slice that lie in the head, as pictures with their masks."""
     folder = out / "data"
     if (folder / "manifest.csv").exists():
         return folder
@@ -138,14 +141,22 @@ def _ms(out: Path) -> Path:
     for patient in sorted(path for path in (DATA / "ms_lesions").iterdir() if path.is_dir()):
         flair, mask = (_only(patient, word) for word in ("FLAIR", "consensus"))
         volume, lesions = images.read(flair).array[0], images.read_labels(mask).array[0]
-        for z in range(50, 140, 3):
-            name = f"{patient.name}_{z:03d}"
-            for kind, plane in (("image", volume[z]), ("mask", (lesions[z] > 0).astype(np.uint8))):
+        for z, y, x in itertools.product(*(range(0, size - TILE + 1, step) for size, step in _steps(volume))):
+            tile = (z, slice(y, y + TILE), slice(x, x + TILE))
+            if (volume[tile] > 0).mean() < 0.8:
+                continue
+            name = f"{patient.name}_{z:03d}_{y:03d}_{x:03d}"
+            for kind, plane in (("image", volume[tile]), ("mask", (lesions[tile] > 0).astype(np.uint8))):
                 images.write(plane[None], folder / f"{name}_{kind}.tif", Geometry.plain(plane.shape))
             rows.append([name, f"{name}_image.tif", f"{name}_mask.tif", patient.name])
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([["id", "image", "label", "patient"], *rows])
     return folder
+
+
+def _steps(volume: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """How far each axis goes, and in which steps; slices need no room for a tile."""
+    return (volume.shape[0] + TILE - 1, 4), (volume.shape[1], TILE // 2), (volume.shape[2], TILE // 2)
 
 
 def _only(folder: Path, word: str) -> str:

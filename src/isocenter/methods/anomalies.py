@@ -147,8 +147,16 @@ class HealthyViews(Method):
         """Of each level of the networks."""
         return tuple(WIDTHS[len(self.patch)] * min(2**level, 4) for level in range(LEVELS))
 
-    def seen(self, image: np.ndarray) -> np.ndarray:
-        """A prepared image (channel, *space) as a view, float32 (channel, *patch) from -1 to 1."""
+    def prepare(self, arrays: Arrays) -> Arrays:
+        """The view beside its image, made once."""
+        return {**arrays, "view": self.seen(arrays)}
+
+    def seen(self, arrays: Arrays) -> np.ndarray:
+        """A case's view, float32 (channel, *patch) from -1 to 1: as it was made before, if the grid is still
+        the same, else of the prepared image (channel, *space)."""
+        image, made = arrays["image"], arrays.get("view")
+        if made is not None and made.shape[1:] == self.patch:
+            return np.array(made)
         whole = places.view(image, places.whole_box(image.shape[1:]), self.patch)
         return bounded(whole, self.stage.normalisation)
 
@@ -161,7 +169,7 @@ class HealthyViews(Method):
 
     def sample(self, arrays: Arrays, rng: np.random.Generator, request: Request) -> Arrays:
         """The whole image."""
-        return {"image": self.seen(arrays["image"])}
+        return {"image": self.seen(arrays)}
 
     # ------------------------------------------------------------------------------------------- answers
 

@@ -70,7 +70,7 @@ class Autoencoder(HealthyViews):
         return {"rebuilt": rebuilt.float()}
 
     def respond(self, arrays: Arrays, network: Network) -> Arrays:
-        view = self.seen(arrays["image"])
+        view = self.seen(arrays)
         rebuilt = network({"image": torch.from_numpy(view)[None]})["rebuilt"]
         error = difference(view, rebuilt[0].numpy())
         usual = cast(UsualError, self.modules["usual"])

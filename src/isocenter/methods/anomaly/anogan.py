@@ -139,7 +139,7 @@ class Anogan(HealthyViews):
     # ------------------------------------------------------------------------------------------- answers
 
     def respond(self, arrays: Arrays, network: Network) -> Arrays:
-        view = self.seen(arrays["image"])
+        view = self.seen(arrays)
         inputs: Batch = {"image": torch.from_numpy(view)[None]}
         if self.settings.search == "latent":
             inputs["code"] = self._searched(inputs["image"])

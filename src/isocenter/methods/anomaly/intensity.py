@@ -52,7 +52,7 @@ class Intensity(HealthyViews):
         total = np.zeros((len(self.plan.channels), *self.patch))
         squares = np.zeros_like(total)
         for name in cases:
-            view = self.seen(cases[name]["image"])
+            view = self.seen(cases[name])
             total += view
             squares += np.square(view, dtype=np.float64)
         mean = total / max(1, len(cases))
@@ -78,7 +78,7 @@ class Intensity(HealthyViews):
 
     def respond(self, arrays: Arrays, network: Network) -> Arrays:
         """How many standard deviations each voxel lies off, at most."""
-        view = self.seen(arrays["image"])
+        view = self.seen(arrays)
         if self.settings.distance == "plain" or self.mean is None or self.spread is None:
             return self.answered(np.abs(view).mean(axis=0))
         return self.answered((np.abs(view - self.mean) / (self.spread + LEAST_SPREAD)).mean(axis=0))

@@ -83,7 +83,7 @@ class VariationalAutoencoder(HealthyViews):
         return {"rebuilt": rebuilt.float()}
 
     def respond(self, arrays: Arrays, network: Network) -> Arrays:
-        view = self.seen(arrays["image"])
+        view = self.seen(arrays)
         error = difference(view, network({"image": torch.from_numpy(view)[None]})["rebuilt"][0].numpy())
         if self.settings.relative:
             error = cast(UsualError, self.modules["usual"]).beyond(error)
