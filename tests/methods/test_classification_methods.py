@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.svm import LinearSVC
 
 import isocenter
 from isocenter import images
@@ -19,7 +20,7 @@ from isocenter.images.layouts import open_dataset, read_image
 from isocenter.images.views import Views
 from isocenter.methods.classes import Classifier, weighted_binary_cross_entropy
 from isocenter.methods.classification.auxloss import answered
-from isocenter.methods.classification.finetune import FineTune, support_vectors
+from isocenter.methods.classification.finetune import FineTune, one_machine, support_vectors
 from isocenter.methods.classification.hemis import moments
 from isocenter.methods.method import Method, Request, Trial
 from isocenter.methods.views import MultiView
@@ -213,11 +214,23 @@ def test_support_vectors_tell_clusters_apart_and_leave_out_what_is_not_known() -
     has = np.repeat([0.0, 1.0], 40)
     features = rng.normal(size=(80, 6)).astype(np.float32) + 3 * has[:, None].astype(np.float32)
     truth = np.stack([has, np.where(np.arange(80) % 2, np.nan, 1 - has), np.ones(80)], axis=1)
-    found = support_vectors(features, truth, seed=0)
+    found = support_vectors(features, truth)
     scores = (features - found["mean"]) / found["spread"] @ found["weights"].T + found["offset"]
     assert ((scores[:, 0] > 0) == (has == 1)).all()
     assert ((scores[:, 1] > 0) == (has == 0)).all()
     assert (scores[:, 2] == 0).all()
+
+
+def test_a_machine_is_that_of_liblinear() -> None:
+    rng = np.random.default_rng(0)
+    has = rng.random(150) < 0.2
+    features = rng.normal(size=(150, 8)) + 0.7 * has[:, None]
+    peer = LinearSVC(C=0.1, class_weight="balanced", dual=False, tol=1e-9, max_iter=100_000).fit(
+        features, has
+    )
+    weights, offset = one_machine(features, has, 0.1)
+    np.testing.assert_allclose(weights, peer.coef_[0], atol=2e-4)
+    assert offset == pytest.approx(peer.intercept_[0], abs=2e-4)
 
 
 # --------------------------------------------------------------------------------------------- end to end
@@ -287,6 +300,36 @@ def test_every_classifier_learns_bright_from_dark(
     answer = model.predict(read_image(dataset, case, read=load("classification").read, partial=True)).answer
     assert answer.scores.sum() == pytest.approx(1)
     assert isocenter.report(run).is_file()
+
+
+@pytest.mark.filterwarnings("ignore::isocenter.errors.IsocenterWarning")
+def test_signals_are_classified_by_their_rhythm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISOCENTER_CACHE", str(tmp_path / "cache"))
+    data, rng = tmp_path / "data", np.random.default_rng(0)
+    data.mkdir()
+    rows = ["image,id,label"]
+    for number in range(20):
+        time = np.arange(64) / 64
+        values = np.sin(2 * np.pi * (3 if number % 2 else 12) * time + rng.uniform(0, 6))
+        lines = [f"{t:.4f},{v:.4f}" for t, v in zip(time, values, strict=True)]
+        (data / f"{number}.csv").write_text("time,lead\n" + "\n".join(lines) + "\n")
+        rows.append(f"{number}.csv,c{number},{'slow' if number % 2 else 'fast'}")
+    (data / "manifest.csv").write_text("\n".join(rows) + "\n")
+    plan = isocenter.plan(data, task="classification", budget="1 epoch", device="cpu")
+    assert plan.dims == 1
+    levels = len(plan.stages[0].unet.features)
+    more = {"network.features": [12] * levels, "network.convolutions": [1] * levels, "training.batch": 8}
+    scores = isocenter.train(
+        data,
+        tmp_path / "run",
+        task="classification",
+        budget="6 epochs",
+        device="cpu",
+        workers=1,
+        overrides={**more, "training.learning_rate": 0.01},
+    )
+    assert scores.summary["fast"]["roc_auc"].mean == 1.0
+    assert isocenter.report(tmp_path / "run").is_file()
 
 
 @pytest.mark.filterwarnings("ignore::isocenter.errors.IsocenterWarning")

@@ -89,7 +89,8 @@ class Explainer:
                 arrays, _ = prepare_inputs([image], self.method)
                 target = int(self._probabilities(arrays).argmax())
                 explain = self._explained(kind, arrays, target)
-                found.append(randomised(self.method.modules["network"], explain, seed=seed))
+                network = self.method.modules["network"]
+                found.append(randomised(network, explain, seed=seed, independent=True))
             self.outcomes[kind] = tuple(found)
 
     def against(self, other: Model, inputs: Sequence[Image]) -> dict[Kind, float]:
@@ -152,11 +153,13 @@ class Explainer:
 
     def _about(self, kind: Kind) -> JsonValue:
         outcomes = self.outcomes.get(kind, ())
-        rows: list[JsonValue] = [
-            {"layers": row.layers, "rank_correlation": row.ranks, "signed": row.signed}
-            for row in _mean(outcomes)
-        ]
-        return {"passed": self.passed(kind), "highest": HIGHEST, "images": len(outcomes), "cascading": rows}
+        return {
+            "passed": self.passed(kind),
+            "highest": HIGHEST,
+            "images": len(outcomes),
+            "cascading": _rows([outcome.cascading for outcome in outcomes]),
+            "independent": _rows([outcome.independent for outcome in outcomes]),
+        }
 
     # ---------------------------------------------------------------------------------------- the network
 
@@ -241,16 +244,15 @@ def told(explainer: Explainer) -> Iterator[str]:
             )
 
 
-def _mean(outcomes: Sequence[Outcome]) -> list[Likeness]:
-    """The cascades of several images as one."""
-    rows = zip(*(outcome.cascading for outcome in outcomes), strict=True)
+def _rows(tests: Sequence[Sequence[Likeness]]) -> list[JsonValue]:
+    """The steps of a test, each the mean over several images."""
     return [
-        Likeness(
-            row[0].layers,
-            float(np.mean([one.ranks for one in row])),
-            float(np.mean([one.signed for one in row])),
-        )
-        for row in rows
+        {
+            "layers": step[0].layers,
+            "rank_correlation": float(np.mean([one.ranks for one in step])),
+            "signed": float(np.mean([one.signed for one in step])),
+        }
+        for step in zip(*tests, strict=True)
     ]
 
 

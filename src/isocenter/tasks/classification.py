@@ -237,10 +237,14 @@ class Classification(SingleImage):
     def draw(
         self, image: Image, answer: Scored, truth: Classified, facts: Facts, among: Sequence[Scored] = ()
     ) -> Picture:
-        """The image, or the middle slice of a volume, with what it is and what was answered."""
+        """The image, the middle slice of a volume or a signal's lines, with what it is and what was
+        answered."""
         from isocenter.tasks.pictures.canvas import pixels, svg, view
+        from isocenter.tasks.pictures.traces import traces
 
         image = _with_all(image)
+        if image.dims == 1:
+            return Picture(traces(image), f"{_words(answer, truth)}.", flat=True)
         seen, grid = view(image.geometry), image.geometry
         index = 0 if seen.axis is None else grid.shape[seen.axis] // 2
         rows, columns = seen.size(grid)

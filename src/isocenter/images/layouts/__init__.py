@@ -246,7 +246,8 @@ def _draft(root: Path, said: Declaration, file: Path | None) -> Draft:
     asked = said.task
     if file is not None and bags.tells(file):
         return bags.read(root, said, file)
-    if file is not None and file.suffix.lower() != ARCHIVE and recordings.lists(file):
+    listed = file is not None and file.suffix.lower() != ARCHIVE and asked != "classification"
+    if file is not None and listed and recordings.lists(file):
         return recordings.read_manifest(root, said, file)
     if file is not None:
         return (archives.read if file.suffix.lower() == ARCHIVE else manifest.read)(root, said, file)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -161,7 +161,7 @@ class FineTune(Classifier):
                 found = self.features({"image": image}).float().flatten(2).mean(dim=2)
             rows.append(found[0].cpu().numpy())
             truth.append(np.array(arrays["classes"]))
-        self.machine = support_vectors(np.stack(rows), np.stack(truth), seed=self.plan.seed)
+        self.machine = support_vectors(np.stack(rows), np.stack(truth))
 
     def state(self) -> Arrays:
         return {**super().state(), **{f"machine_{name}": array for name, array in self.machine.items()}}
@@ -216,37 +216,56 @@ def planned_resnet(rung: Rung, steps: Any) -> Network:
     return plain_network([rung.width * 2**level for level in range(len(counts))], steps, counts)
 
 
-def support_vectors(features: np.ndarray, truth: np.ndarray, *, seed: int) -> Arrays:
+def support_vectors(features: np.ndarray, truth: np.ndarray) -> Arrays:
     """A linear support vector machine for every class against the rest.
 
     Args:
         features: (case, feature).
         truth: (case, class) 1, 0, or NaN where nobody knows, which is left out.
-        seed: Of the order in which cases are visited.
 
     Returns:
         `mean` and `spread` (feature,), `weights` (class, feature), `offset` (class,): scores are
         (x - mean) / spread · weights + offset. A class that all cases or none have scores 0.
     """
-    from sklearn.svm import LinearSVC  # type: ignore[import-untyped]
-
     mean, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
     ordered = (features - mean) / spread
     weights = np.zeros((truth.shape[1], features.shape[1]), dtype=np.float32)
     offset = np.zeros(truth.shape[1], dtype=np.float32)
     for place, has in enumerate(truth.T):
         known = np.isfinite(has)
-        if len(set(has[known])) < 2:
-            continue
-        machine = LinearSVC(C=C, class_weight="balanced", dual="auto", random_state=seed, max_iter=20_000)
-        machine.fit(ordered[known], has[known] == 1)
-        weights[place], offset[place] = machine.coef_[0], cast(Any, machine.intercept_)[0]
+        if len(set(has[known])) == 2:
+            weights[place], offset[place] = one_machine(ordered[known], has[known] == 1)
     return {
         "mean": mean.astype(np.float32),
         "spread": spread.astype(np.float32),
         "weights": weights,
         "offset": offset,
     }
+
+
+def one_machine(features: np.ndarray, has: np.ndarray, c: float = C) -> tuple[np.ndarray, float]:
+    """The w and b of min ½ (‖w‖² + b²) + C Σ n / (2 n_y) max(0, 1 - y (w·x + b))², y = ±1.
+
+    Both classes weigh the same, n_y being how many cases have y. The loss is smooth and convex, so that a
+    quasi-Newton search ends at its only minimum, whatever the order of cases.
+
+    Args:
+        features: (case, feature).
+        has: (case,) whether a case has the class; some have, some have not.
+        c: How much mistakes count beside the margin.
+    """
+    from scipy.optimize import minimize
+
+    rows = np.column_stack([features, np.ones(len(features))]).astype(np.float64)
+    sign = np.where(has, 1.0, -1.0)
+    weight = c * len(has) / (2 * np.where(has, has.sum(), (~has).sum()))
+
+    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+        short = np.maximum(0, 1 - sign * (rows @ w))
+        return 0.5 * w @ w + weight @ short**2, w - 2 * rows.T @ (weight * sign * short)
+
+    found = minimize(loss, np.zeros(rows.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 1000})
+    return found.x[:-1], float(found.x[-1])
 
 
 METHOD = FineTune

@@ -24,8 +24,8 @@ Scores = Callable[[Tensor], Tensor]
 Map = NDArray[np.float32]
 
 STEPS = 64
-WINDOWS = 8
-"""Occluding windows along each axis, half of each covered by the next."""
+WINDOWS = {1: 16, 2: 8, 3: 4}
+"""Occluding windows along each axis of signals, pictures and volumes, half of each covered by the next."""
 BATCH = 16
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -98,21 +98,24 @@ def grad_cam(features: Scores, head: Callable[[Tensor], Tensor], image: Tensor, 
     return _plain(functional.interpolate(cam, size=size, mode=_LINEAR[len(size)], align_corners=False)[0, 0])
 
 
-def occlusion(scores: Scores, image: Tensor, target: int, windows: int = WINDOWS, fill: float = 0.0) -> Map:
+def occlusion(
+    scores: Scores, image: Tensor, target: int, windows: int | None = None, fill: float = 0.0
+) -> Map:
     """By how much the score falls when a window is covered, averaged over the windows that cover a voxel.
 
     Args:
         scores: The network.
         image: (1, channel, *space).
         target: The class.
-        windows: How many lie along each axis without overlap; as many again lie half-way between.
+        windows: How many lie along each axis without overlap, `WINDOWS` by default; as many again lie
+            half-way between.
         fill: What the window is covered with; the mean of an image brought to mean 0.
     """
     space = tuple(image.shape[2:])
     total, count = np.zeros(space), np.zeros(space)
     with torch.no_grad():
         whole = float(scores(image).float()[0, target])
-        places = list(covered(space, windows))
+        places = list(covered(space, windows or WINDOWS[len(space)]))
         for start in range(0, len(places), BATCH):
             part = places[start : start + BATCH]
             hidden = image.repeat(len(part), *[1] * (image.ndim - 1))

@@ -27,7 +27,7 @@ HIGHEST = 0.5
 """A map passes if its mean rank correlation with those of a wholly random network is at most this: half-way
 between maps that have nothing in common and the same map."""
 STEPS = 6
-DRAWS = 3
+DRAWS = 2
 
 
 @dataclass(frozen=True)
