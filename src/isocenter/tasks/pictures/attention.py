@@ -89,7 +89,8 @@ def bars(answer: Attended, truth: Classified) -> Picture:
     )
     drawn = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" '
-        f'height="{_HEIGHT}" font-family="sans-serif" font-size="12" fill="#444">{axes}{rects}</svg>'
+        f'height="{_HEIGHT}" font-family="sans-serif" font-size="12" fill="#444">'
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>{axes}{rects}</svg>'
     )
     most = f", the {_MOST_BARS} with most attention shown" if len(values) > _MOST_BARS else ""
     return Picture(drawn, escape(f"{len(values)} instances{most}; {said(answer, truth)}."), flat=True)
