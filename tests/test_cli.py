@@ -30,6 +30,7 @@ COMMANDS = (
     "plan",
     "train",
     "predict",
+    "generate",
     "evaluate",
     "compare",
     "report",
