@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import isocenter
 from isocenter.images.geometry import Geometry
 from isocenter.images.placement import Placement
 from isocenter.methods import load
@@ -79,3 +83,38 @@ def test_the_count_is_the_integral_below_zero_included(built: Built) -> None:
     method.tuned = {"factor": 1.1}
     calibrated = method.decode({"density": drawn}, placement)
     assert calibrated.counts[0] == pytest.approx(2.2, abs=1e-3)
+
+
+@pytest.fixture
+def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Eight images of bright spots, three to five in each, with a dot on each spot."""
+    monkeypatch.setenv("ISOCENTER_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "cells"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    rows, columns = np.mgrid[:40, :40]
+    for number in range(8):
+        light, dots = rng.normal(20, 3, (40, 40)), np.zeros((40, 40), np.uint8)
+        for place in range(3 + number % 3):
+            y, x = 8 + 11 * (place % 3), 10 + 18 * (place // 3)
+            light += 150 * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 18)
+            dots[y, x] = 255
+        Image.fromarray(np.clip(light, 0, 255).astype(np.uint8)).save(folder / f"{number:03d}cell.png")
+        Image.fromarray(dots).save(folder / f"{number:03d}dots.png")
+    return folder
+
+
+def test_a_run_is_trained_tuned_judged_and_answers_with_points_and_a_density(
+    cells: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    scores = isocenter.train(
+        cells, run, method=KEY, budget="2 epochs", device="cpu", workers=1, task="counting"
+    )
+    assert scores.summary["object"]["mae"].mean is not None
+    assert json.loads((run / "fold_0" / "tuned.json").read_text()).keys() == {"factor"}
+    written = isocenter.predict(run, [cells / "000cell.png"], tmp_path / "answers", device="cpu")
+    names = {path.name for path in (tmp_path / "answers").iterdir()}
+    assert written == [tmp_path / "answers" / "000cell.json"]
+    assert {"000cell.json", "000cell_density.tif", "000cell_points.csv"} <= names
+    assert isocenter.report(run).is_file()

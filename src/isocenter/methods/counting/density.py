@@ -222,28 +222,36 @@ def _stage(
     samples = common.training.steps_per_epoch * common.training.batch
     learnt = training(budget, machine, BATCH, samples, seconds_per_step=seconds, batch_dice=True)
     augmented = counting.variation(patch, fingerprint.labels, geometry.anisotropic_axis)
-    mirrored = "As in training: each mirrored view is one more opinion."
     why_batch = "Of eight small patches from as many images the statistics are steady."
     why_rate = "Twice AdamW's usual rate, which batch normalisation allows and few steps ask for."
     return common.changed(
         geometry=geometry.changed(patch=patch, why={**geometry.why, "patch": why_patch}),
-        network=_explained(built, common.unet, width),
+        network=_explained(built, common.unet, _why_width(width, seconds)),
         training=learnt.changed(why={**learnt.why, "batch": why_batch, "learning_rate": why_rate}),
         augmentation=augmented,
         prediction=common.prediction.changed(
-            mirror=augmented.mirror, why={**common.prediction.why, "mirror": mirrored}
+            mirror=augmented.mirror, why={**common.prediction.why, "mirror": augmented.why["mirror"]}
         ),
     )
 
 
-def _explained(built: Network, common: Network, width: int) -> Network:
+def _why_width(width: int, seconds: float) -> str:
+    if not seconds:
+        return f"{width} at first: what a single object looks like needs few. Doubled with each halving."
+    widths = ", ".join(map(str, WIDTHS[::-1]))
+    return (
+        f"{width} at first, the widest of {widths} that leaves {STEPS:,} steps, or the narrowest. Doubled "
+        "with each halving."
+    )
+
+
+def _explained(built: Network, common: Network, why_width: str) -> Network:
     return built.changed(
         norm="batch",
         deep_supervision=False,
         why={
             **common.why,
-            "features": f"{width} at first, the widest of {', '.join(map(str, WIDTHS[::-1]))} that leaves "
-            f"{STEPS:,} steps; doubled with each halving.",
+            "features": why_width,
             "strides": "Three halvings: what is deeper sees the whole image, and learns the few images by "
             "heart.",
             "norm": "Over the batch: the statistics of one image follow how many objects it holds, and to "
