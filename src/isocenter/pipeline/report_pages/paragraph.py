@@ -52,12 +52,16 @@ _AIMS = {
     "localisation": "to localise",
     "counting": "to count objects of",
     "classification": "to classify images into",
+    "mil": "to classify bags of instances into",
 }
 _NOUNS = {
     "segmentation": "structure",
     "localisation": "structure",
     "classification": "class",
+    "mil": "class",
 }
+_WHOLE = {"mil": "bags whole, {} at a time"}
+"""What a network sees where samples are no patches of images."""
 _OPTIMISERS = {"sgd": "stochastic gradient descent with Nesterov momentum", "adamw": "AdamW"}
 
 
@@ -265,13 +269,17 @@ def _stage(stage: Stage, plan: Plan, ways: _Ways, length: str) -> list[str]:
     else:
         each = "pixels of the file" if length == PIXELS else length
         said = [f"{name} were resampled to {_times(geometry.spacing_mm)} {each}; {_intensities(stage)}."]
+    whole = _WHOLE.get(plan.task)
+    if whole is not None:
+        said = []
     if not ways.learns:
         return [
             *said,
             "Nothing was learnt by gradient: what may vary was tuned on cases that were not scored.",
         ]
+    patches = f"patches of {_times(geometry.patch)} {unit} in batches of {training.batch}"
     said += [
-        f"{_network(stage)} saw patches of {_times(geometry.patch)} {unit} in batches of {training.batch}.",
+        f"{_network(stage)} saw {patches if whole is None else whole.format(training.batch)}.",
         f"It was trained by {_OPTIMISERS.get(training.optimiser, training.optimiser)} with an initial "
         f"learning rate of {training.learning_rate:g} and a weight decay of {training.weight_decay:g}; "
         f"{_augmentation(stage.augmentation)}.",
