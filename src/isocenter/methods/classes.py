@@ -23,6 +23,7 @@ from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.metrics.calibration import best_temperature
 from isocenter.parts.metrics.thresholds import best_thresholds
 from isocenter.parts.rules import classification as rules
+from isocenter.parts.rules.budget import TRAINING_COST, assumed_speed
 from isocenter.parts.rules.normalisation import normalise
 from isocenter.records import Budget, Fingerprint, Geometry, Machine, Prediction, Record, Stage, Training
 from isocenter.records import Network as NetworkPlan
@@ -346,15 +347,6 @@ def whole_image(
     cases = max(1, len(fingerprint.cases))
     batch = min(rules.BATCHES[len(patch)], max(rules.LEAST_BATCH, cases // 4))
     channels, outputs = len(fingerprint.channels), max(1, len(fingerprint.labels))
-    network, why_network = rules.climb(
-        rungs,
-        lambda rung: planned(rung, steps),
-        lambda plan: multiply_accumulates(body(plan, channels, outputs), (channels, *patch)),
-        budget,
-        machine,
-        batch,
-    )
-    network = network.changed(why=_why_network(why_network, steps))
     geometry = Geometry.parse(
         {
             "dims": len(patch),
@@ -373,10 +365,23 @@ def whole_image(
             },
         }
     )
-    stage = _stage(geometry, network, fingerprint, budget, machine, batch, 0.0)
+
+    def work(plan: NetworkPlan) -> float:
+        return multiply_accumulates(body(plan, channels, outputs), (channels, *patch))
+
+    def climbed(pace: float) -> NetworkPlan:
+        found, why = rules.climb(rungs, lambda rung: planned(rung, steps), work, budget, batch, pace)
+        return found.changed(why=_why_network(why, steps))
+
+    def made(plan: NetworkPlan, seconds: float) -> Stage:
+        return _stage(geometry, plan, fingerprint, budget, machine, batch, seconds)
+
     if not callable(speed) or budget.seconds is None:
-        return stage
-    return _stage(geometry, network, fingerprint, budget, machine, batch, speed(stage))
+        return made(climbed(assumed_speed(machine)), 0.0)
+    least = planned(rungs[-1], steps)  # timed in seconds, also on a busy machine; the others by their work
+    seconds = speed(made(least, 0.0))
+    network = climbed(TRAINING_COST * work(least) * batch / max(seconds, 1e-9))
+    return made(network, seconds * work(network) / work(least))
 
 
 def _stage(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import ceil, log2, prod
 
 from isocenter.parts.rules.augmentation import mirror_axes
-from isocenter.parts.rules.budget import TRAINING_COST, USABLE_SHARE, assumed_speed, is_long, steps_needed
+from isocenter.parts.rules.budget import TRAINING_COST, USABLE_SHARE, is_long, steps_needed
 from isocenter.records import Augmentation, Budget, Fingerprint, Label, Machine, Network
 
 EDGES = {1: (1024, 4096), 2: (64, 128, 224, 320), 3: (32, 48, 64, 96)}
@@ -141,8 +141,8 @@ def climb(
     build: Callable[[Rung], Network],
     work: Callable[[Network], float],
     budget: Budget,
-    machine: Machine,
     batch: int,
+    speed: float,
 ) -> tuple[Network, str]:
     """The largest network that takes enough steps within the budget.
 
@@ -151,15 +151,15 @@ def climb(
         build: A rung as a plan of a network.
         work: Multiply-accumulates of one image.
         budget: For this network.
-        machine: Where it is trained.
         batch: Images of a step.
+        speed: Multiply-accumulates per second of a forward pass, assumed or measured.
     """
     if budget.seconds is None:
         return build(rungs[0]), f"{rungs[0].name}, as published: a budget in epochs sets no time limit."
     needed = steps_needed(budget.seconds)
     for rung in rungs:
         network = build(rung)
-        second = TRAINING_COST * work(network) * batch / assumed_speed(machine)
+        second = TRAINING_COST * work(network) * batch / speed
         steps = budget.seconds * USABLE_SHARE / max(second, 1e-9)
         if steps >= needed or rung is rungs[-1]:
             return network, (
