@@ -19,14 +19,8 @@ from isocenter.images.geometry import Geometry
 from isocenter.images.layouts import open_dataset
 from isocenter.images.placement import Placement
 from isocenter.methods.boxes import boxes_from_faces
-from isocenter.methods.detection.nodule_two_stage import (
-    LEFT_OUT,
-    NOTHING,
-    Candidates,
-    NoduleTwoStage,
-    Reduction,
-    _hits,
-)
+from isocenter.methods.candidates import LEFT_OUT, NOTHING, Candidates, Reduction, hits
+from isocenter.methods.detection.nodule_two_stage import NoduleTwoStage
 from isocenter.methods.method import Arrays, Batch, Method, Outputs, Request, Trial
 from isocenter.parts.encodings.boxes import decode_deltas, iou
 from isocenter.parts.encodings.slices import cross_sections
@@ -77,7 +71,6 @@ def proposed(arrays: Arrays, boxes: list[list[float]], scores: list[float]) -> A
         **arrays,
         "candidates": np.array(boxes, dtype=np.float32).reshape(-1, 6),
         "candidate_scores": np.array(scores, dtype=np.float32),
-        "candidate_classes": np.zeros(len(boxes), dtype=np.int64),
     }
 
 
@@ -189,7 +182,7 @@ def test_a_candidate_finds_an_object_by_overlap_or_by_its_centre() -> None:
         ],
         [0.5] * 6,
     )
-    assert _hits(arrays).tolist() == [0, 0, 0, LEFT_OUT, NOTHING, LEFT_OUT]
+    assert hits(arrays).tolist() == [0, 0, 0, LEFT_OUT, NOTHING, LEFT_OUT]
 
 
 def test_crops_show_objects_near_their_middle_and_false_candidates_in_it(reduction: Reduction) -> None:

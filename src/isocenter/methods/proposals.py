@@ -118,7 +118,7 @@ class RegionDetector(Detector):
         anchors = self.anchors_on(logits.device)
         classes, boxes, number = logits.new_zeros(()), logits.new_zeros(()), 0
         for row, matched in enumerate(batch["objects"]):
-            positive, negative = sample_balanced(matched, ANCHORS_SAMPLED, share=ANCHOR_SHARE)
+            positive, negative = self.sampled(matched, logits[row, :, 0].detach())
             picked = torch.cat([positive, negative])
             truth = (matched[picked] >= 0).float()
             classes = classes + functional.binary_cross_entropy_with_logits(
@@ -128,6 +128,15 @@ class RegionDetector(Detector):
             boxes = boxes + smooth_l1(deltas[row, positive], wanted, positives=1.0)
             number += len(picked)
         return (classes + boxes) / max(number, 1)
+
+    def sampled(self, matched: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Of an image's anchors (n,) the positives and the background to learn from.
+
+        Args:
+            matched: The place of the object, `BACKGROUND` or `IGNORED`.
+            scores: The network's logits.
+        """
+        return sample_balanced(matched, ANCHORS_SAMPLED, share=ANCHOR_SHARE)
 
     # -------------------------------------------------------------------------------------------- answering
 
