@@ -75,6 +75,8 @@ def _figures(run: Path, began: float) -> dict[str, Any]:
 
 
 def _steps(log: Path) -> int:
+    if not log.is_file():  # not one step fitted into the budget
+        return 0
     return int(log.read_text().splitlines()[-1].split(",")[0])
 
 
