@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from sklearn.svm import LinearSVC
 
 import isocenter
 from isocenter import images
-from isocenter.errors import BadPlan
+from isocenter.errors import BadModel, BadPlan
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
 from isocenter.images.layouts import open_dataset, read_image
@@ -24,6 +25,7 @@ from isocenter.methods.classification.finetune import FineTune, one_machine, sup
 from isocenter.methods.classification.hemis import moments
 from isocenter.methods.method import Method, Request, Trial
 from isocenter.methods.views import MultiView
+from isocenter.records import Fingerprint
 from isocenter.tasks import load
 from isocenter.tasks.class_files import Classified
 
@@ -207,6 +209,24 @@ def test_rates_fall_towards_the_image_and_shallow_tuning_keeps_the_first_levels(
     method.modules.train()
     method.loss({"image": torch.randn(4, 1, 64, 64), "classes": torch.ones(4, 1)}, "network")
     assert torch.equal(before, method.modules["network"].bn1.running_mean)  # type: ignore[arg-type,union-attr]
+
+
+def test_published_weights_are_taken_before_the_first_step_and_refused_while_planning(
+    built: Built, measured: Callable[[str, int], Fingerprint], tmp_path: Path
+) -> None:
+    plain = built("classification/finetune", 2)
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        source = type(plain)(plain.plan, plain.stage).modules["network"].state_dict()
+    save_file(source, tmp_path / "weights.safetensors")
+    settings = {**plain.plan.settings, "weights": str(tmp_path / "weights.safetensors")}
+    method = FineTune(plain.plan.changed(settings=settings), plain.stage)
+    method.gather({"a": {"classes": np.ones(1, np.float32)}})
+    assert torch.equal(method.modules["network"].state_dict()["conv1.weight"], source["conv1.weight"])
+    with pytest.raises(BadModel, match="there are no weights here"):
+        FineTune.decide(
+            measured("classification/finetune", 2), FineTune.Settings(weights="nowhere.safetensors")
+        )
 
 
 def test_support_vectors_tell_clusters_apart_and_leave_out_what_is_not_known() -> None:

@@ -78,7 +78,16 @@ class Classifier(Method):
 
     @classmethod
     def decide(cls, fingerprint: Fingerprint, settings: Record) -> tuple[Record, dict[str, str]]:
-        """Whether classes exclude each other, from how many of them each case has."""
+        """Whether classes exclude each other, from how many of them each case has.
+
+        Raises:
+            BadModel: The published weights are not there, or of a kind that is not opened.
+        """
+        weights = getattr(settings, "weights", None)
+        if weights is not None:
+            from isocenter.parts.networks.published import read
+
+            read(Path(weights))
         if getattr(settings, "exclusive", None) is not None:
             return settings, {}
         counts = {sum(number > 0 for number in case.components.values()) for case in fingerprint.cases}
