@@ -25,6 +25,7 @@ from isocenter.methods.classification.finetune import FineTune, one_machine, sup
 from isocenter.methods.classification.hemis import moments
 from isocenter.methods.method import Method, Request, Trial
 from isocenter.methods.views import MultiView
+from isocenter.pipeline.explain import Explainer
 from isocenter.records import Fingerprint
 from isocenter.tasks import load
 from isocenter.tasks.class_files import Classified
@@ -112,6 +113,31 @@ def test_features_and_head_together_are_the_scores(built: Built) -> None:
         with torch.inference_mode():
             again = method.head(method.features(batch), batch)
             torch.testing.assert_close(again, method.scores(batch))
+
+
+def test_shuffled_labels_are_those_of_other_cases_and_stay_with_an_image(built: Built) -> None:
+    plain = a_classifier(built)
+    settings = {**plain.plan.settings, "shuffled": True}
+    method = type(plain)(plain.plan.changed(settings=settings), plain.stage)
+    rng = np.random.default_rng(0)
+    shape = plain.stage.geometry.patch
+    cases = {
+        str(number): {
+            "image": rng.standard_normal((1, *shape)).astype(np.float32),
+            "classes": np.array([number % 2], np.float32),
+        }
+        for number in range(60)
+    }
+    method.gather(cases)
+
+    def learnt(drawn: int) -> list[float]:
+        chance = np.random.default_rng(drawn)
+        found = [method.sample(case, chance, Request(shape, shape, False)) for case in cases.values()]
+        return [float(sample["classes"][0]) for sample in found]
+
+    assert learnt(0) == learnt(1)
+    agreed = np.mean([one == number % 2 for number, one in enumerate(learnt(0))])
+    assert 0.2 < agreed < 0.8
 
 
 # ------------------------------------------------------------------------------------------------- views
@@ -372,6 +398,9 @@ def test_explanations_are_written_on_the_files_grid_with_the_test_that_they_pass
         assert told["maps"][kind]["passed"] == (ranks <= told["maps"][kind]["highest"])
         found = images.read(out / f"1_0_{kind}{mark}.nii.gz")
         assert found.array.size == 16 * 16
+    explainer = Explainer(isocenter.load(run, device="cpu"), ["gradcam", "gradient"])
+    same = explainer.against(isocenter.load(run, device="cpu"), [images.read(picture)])
+    assert same == {"gradient": pytest.approx(1), "gradcam": pytest.approx(1)}
     with pytest.raises(BadPlan, match="Did you mean 'gradcam'"):
         isocenter.predict(run, [picture], tmp_path / "other", device="cpu", workers=1, explain=["grad-cam"])
 
