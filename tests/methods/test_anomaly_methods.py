@@ -70,6 +70,7 @@ def test_from_images_to_a_report(key: str, sets: tuple[str, ...], data: Path, tm
     page = isocenter.report(run).read_text(encoding="utf-8")
     assert "ROC AUC" in page
     assert "threshold" in page
+    assert "to find what healthy images do not show" in page
 
 
 def test_new_images_get_a_score_and_a_map_on_their_grid(data: Path, tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_the_mean_of_the_healthy_lasts_and_strangers_stand_out(built: object) ->
     strange[0, 20:30, 40:50] += 2
     outputs = again.respond({"image": strange}, lambda batch: {})
     assert outputs["map"][20:30, 40:50].mean() > 5 * np.delete(outputs["map"], slice(40, 50), axis=1).mean()
-    assert outputs["score"] == pytest.approx(highest(outputs["map"], 0.05))
+    assert outputs["score"] == pytest.approx(highest(outputs["map"], 0.02))
 
 
 def test_errors_count_where_they_are_larger_than_usual() -> None:

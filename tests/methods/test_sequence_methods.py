@@ -60,6 +60,8 @@ def test_it_answers_a_user_it_has_not_seen(run: Path) -> None:
     page = isocenter.report(run).read_text(encoding="utf-8")
     assert "Frame accuracy" in page
     assert "share that was given each label" in page
+    assert "Signals were brought to one frame every 0.1 s" in page
+    assert "to label every frame of recordings as" in page
 
 
 def test_new_recordings_are_answered_in_every_frame(run: Path, data: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class AnomalySettings(Record):
     """Which share of the map's highest values makes the score, and the percentile of healthy scores that is
     the threshold."""
 
-    top: float = Field(default=0.05, gt=0, le=1)
+    top: float = Field(default=0.02, gt=0, le=1)
     percentile: float = Field(default=95.0, gt=0, le=100)
 
 

@@ -327,6 +327,10 @@ SAYINGS_OF_SIGNALS = {
 """What is said otherwise where images have one axis, which is time."""
 
 
+SOUGHT = {"anomaly": "what healthy images do not show"}
+"""Of tasks that look for more than their labels name."""
+
+
 def explain(plan: Plan) -> str:
     """The plan in plain words, wrapped to lines: every decision with its reason."""
     lines = [f"Plan for {plan.task} with {plan.method}", ""]
@@ -353,7 +357,7 @@ def explain(plan: Plan) -> str:
 
 
 def _overview(plan: Plan) -> str:
-    labels = ", ".join(label.name for label in plan.labels)
+    labels = SOUGHT.get(plan.task) or ", ".join(label.name for label in plan.labels)
     made = f"Looks for {labels} in" if labels else "Made for"
     channels = ", ".join(channel.name for channel in plan.channels)
     machine = plan.machine

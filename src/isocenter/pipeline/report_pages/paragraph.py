@@ -53,7 +53,10 @@ _AIMS = {
     "counting": "to count objects of",
     "classification": "to classify images into",
     "mil": "to classify bags of instances into",
+    "sequences": "to label every frame of recordings as",
 }
+_WHOLE_AIMS = {"anomaly": "to find what healthy images do not show, learnt from healthy ones alone,"}
+"""Of tasks that do not ask for a label each."""
 _NOUNS = {
     "segmentation": "structure",
     "localisation": "structure",
@@ -213,6 +216,8 @@ def _trained(plan: Plan, dataset: Dataset | None, card: Card, cited: _References
 
 
 def _aim(plan: Plan) -> str:
+    if plan.task in _WHOLE_AIMS:
+        return f" {_WHOLE_AIMS[plan.task]}"
     if not plan.labels:
         return ""
     number = _counted(len(plan.labels), _NOUNS.get(plan.task, "kind"))
@@ -263,8 +268,13 @@ def _stage(stage: Stage, plan: Plan, ways: _Ways, length: str) -> list[str]:
     geometry, training = stage.geometry, stage.training
     alike = len(plan.together(stage.name))
     name = f"In stage {stage.name}, images" if len(plan.stages) > alike else "Images"
-    unit = "pixels" if geometry.dims == 2 else "voxels"
-    if length == PIXELS and all(spacing == 1 for spacing in geometry.spacing_mm):
+    unit = {1: "frames", 2: "pixels"}.get(geometry.dims, "voxels")
+    if geometry.dims == 1:
+        said = [
+            f"Signals were brought to one frame every {geometry.spacing_mm[0]:.3g} s, each with mean 0 and "
+            "standard deviation 1."
+        ]
+    elif length == PIXELS and all(spacing == 1 for spacing in geometry.spacing_mm):
         said = [f"{name} were seen at their own pixels; {_intensities(stage)}."]
     else:
         each = "pixels of the file" if length == PIXELS else length
@@ -277,7 +287,8 @@ def _stage(stage: Stage, plan: Plan, ways: _Ways, length: str) -> list[str]:
             *said,
             "Nothing was learnt by gradient: what may vary was tuned on cases that were not scored.",
         ]
-    patches = f"patches of {_times(geometry.patch)} {unit} in batches of {training.batch}"
+    kind = "windows" if geometry.dims == 1 else "patches"
+    patches = f"{kind} of {_times(geometry.patch)} {unit} in batches of {training.batch}"
     said += [
         f"{_network(stage)} saw {patches if whole is None else whole.format(training.batch)}.",
         f"It was trained by {_OPTIMISERS.get(training.optimiser, training.optimiser)} with an initial "
