@@ -24,35 +24,23 @@ class Stack(nn.Sequential):
         plan: One level: features, kernel, number of convolutions.
         inputs: Channels of the image.
         outputs: Channels of the answer.
-        last_activated: Whether a ReLU follows the last layer, too.
         from_zero: Whether the last layer starts at zero, so that a residual begins as none.
     """
 
-    def __init__(
-        self,
-        plan: Network,
-        inputs: int,
-        outputs: int,
-        *,
-        last_activated: bool = False,
-        from_zero: bool = False,
-    ) -> None:
+    def __init__(self, plan: Network, inputs: int, outputs: int, *, from_zero: bool = False) -> None:
         kernel, width, count = plan.kernels[0], plan.features[0], plan.convolutions[0]
         dims = len(kernel)
         padding = tuple(size // 2 for size in kernel)
         layers: list[nn.Module] = []
         for place in range(count - 1):
             normed = plan.norm == "batch" and place > 0
-            layers.append(
-                CONVOLUTIONS[dims](
-                    width if place else inputs, width, kernel, padding=padding, bias=not normed
-                )
-            )
+            before = width if place else inputs
+            layers.append(CONVOLUTIONS[dims](before, width, kernel, padding=padding, bias=not normed))
             layers += [BATCH_NORMS[dims](width)] if normed else []
             layers.append(nn.ReLU(inplace=True))
-        last = CONVOLUTIONS[dims](width if count > 1 else inputs, outputs, kernel, padding=padding)
+        before = width if count > 1 else inputs
+        last = CONVOLUTIONS[dims](before, outputs, kernel, padding=padding)
         layers.append(last)
-        layers += [nn.ReLU()] if last_activated else []
         super().__init__(*layers)
         self.apply(initialise)
         if from_zero:
