@@ -260,6 +260,17 @@ def test_the_picture_shows_all_four(dataset: Dataset, tmp_path: Path) -> None:
     assert "of the fixed image" in picture.caption
 
 
+def test_contestants_are_shown_in_the_same_slice(dataset: Dataset, tmp_path: Path) -> None:
+    truth = _pair(dataset)
+    fixed = images.read(tmp_path / "image_0.nii.gz")
+    one, other = Field(_constant(_shift_to_c1())), TASK.no_answer(truth)
+    seen = [
+        TASK.draw(fixed, mine, truth, dataset, among=[theirs]).caption
+        for mine, theirs in ((one, other), (other, one))
+    ]
+    assert seen[0] == seen[1]
+
+
 def test_images_without_labels_are_judged_by_their_fields_alone(dataset: Dataset) -> None:
     bare = dataset.changed(cases=tuple(case.changed(truth={}) for case in dataset.cases))
     assert TASK.read_truth(bare, bare.cases[0]) is None

@@ -321,7 +321,7 @@ class Registration(SingleImage):
         """Fixed, moving and warped image with the labels' outlines, and the deformed grid, side by side."""
         from isocenter.tasks.pictures.registration import four_views
 
-        return four_views(image, answer, truth, facts)
+        return four_views(image, answer, truth, facts, among)
 
 
 def warped_labels(field: Field, truth: Pair) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +39,9 @@ _LINES = 24
 Labels = NDArray[Any] | None
 
 
-def four_views(image: Image, answer: Field, truth: Pair, facts: Facts) -> Picture:
+def four_views(
+    image: Image, answer: Field, truth: Pair, facts: Facts, among: Sequence[Field] = ()
+) -> Picture:
     """The slice in which the labels differ most, or the middle one.
 
     The moving image is cut where the middle of that slice is found in it. The grid is what evenly spaced
@@ -49,13 +52,15 @@ def four_views(image: Image, answer: Field, truth: Pair, facts: Facts) -> Pictur
         answer: The field.
         truth: Labels, as far as there are any, and the moving image's files.
         facts: The labels' names and values.
+        among: Answers of others; the slice is chosen for all together, so that the pictures can be compared.
     """
     grid = image.geometry
     moving = images.read_channels(list(truth.moving_files))
     warped = Image(pull.pull_image(moving.array, moving.geometry, answer.displacement_mm, grid), grid)
     brought = _brought(answer, truth)
     seen = view(grid)
-    index = _slice(truth.fixed_labels, brought, facts, grid, seen)
+    several = [brought, *(_brought(other, truth) for other in among)]
+    index = _slice(truth.fixed_labels, several, facts, grid, seen)
     window = _window(truth.fixed_labels, seen, grid, facts)
     fixed = _lines(truth.fixed_labels, seen, index, window, grid, facts, TRUTH_COLOUR, 3.2)
     panels = [
@@ -81,11 +86,13 @@ def _brought(answer: Field, truth: Pair) -> Labels:
     return pull.pull_labels(truth.moving_labels, truth.moving, answer.displacement_mm, truth.fixed)
 
 
-def _slice(fixed: Labels, brought: Labels, facts: Facts, grid: Geometry, seen: View) -> int:
-    nowhere = np.zeros(grid.shape, dtype=bool)
+def _slice(fixed: Labels, several: Sequence[Labels], facts: Facts, grid: Geometry, seen: View) -> int:
+    wrong = np.zeros(grid.shape, dtype=bool)
     if fixed is None:
-        return worst(nowhere, nowhere, seen.axis)
-    wrong = nowhere if brought is None else disagreement(brought, fixed, facts.labels, facts.ignore)
+        return worst(wrong, wrong, seen.axis)
+    for brought in several:
+        if brought is not None:
+            wrong |= disagreement(brought, fixed, facts.labels, facts.ignore)
     return worst(wrong, np.isin(fixed, _values(facts)), seen.axis)
 
 
