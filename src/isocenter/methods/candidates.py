@@ -47,7 +47,8 @@ ANCHOR_OVERLAPS, REGION_OVERLAP = (0.4, 0.2), 0.3
 """Less than usual: of a nodule two voxels wide, a box half a voxel off along both axes has an IoU of .4."""
 ANCHORS_SAMPLED, LEAST_BACKGROUND = 64, 8
 """Of a slice: anchors at most, and background at least, that are learnt from."""
-MOST_ANCHORS = 300
+REGIONS_SAMPLED, MOST_ANCHORS = 32, 300
+"""Of a slice, fewer than of an image that shows many objects: they cost more than the convolutions."""
 LEAST_WIDTH = 0.5
 """A section of less than this share of the object's width is neither asked for nor called background."""
 ASIDE = 0.3
@@ -94,6 +95,7 @@ class Candidates(RegionDetector):
     upsampling: ClassVar[Upsampling] = "transposed"
     anchor_overlaps: ClassVar[tuple[float, float]] = ANCHOR_OVERLAPS
     region_overlap: ClassVar[float] = REGION_OVERLAP
+    regions_sampled: ClassVar[int] = REGIONS_SAMPLED
     most_anchors: ClassVar[int] = MOST_ANCHORS
     settings: CandidateSettings
 

@@ -69,6 +69,7 @@ class RegionDetector(Detector):
         upsampling: How the pyramid's maps become finer.
         anchor_overlaps: IoU with an object from which an anchor is positive, and below which background.
         region_overlap: IoU with an object from which a region is positive.
+        regions_sampled: Regions of an image that are learnt from.
         most_anchors: The best of an image that are compared with each other.
     """
 
@@ -76,6 +77,7 @@ class RegionDetector(Detector):
     upsampling: ClassVar[Upsampling] = "nearest"
     anchor_overlaps: ClassVar[tuple[float, float]] = (POSITIVE, NEGATIVE)
     region_overlap: ClassVar[float] = OBJECT
+    regions_sampled: ClassVar[int] = REGIONS_SAMPLED
     most_anchors: ClassVar[int] = BEFORE_SUPPRESSION
     settings: RegionSettings
 
@@ -105,7 +107,7 @@ class RegionDetector(Detector):
         shape = batch["image"].shape[2:]
         proposals = self._proposals(logits.detach().float(), deltas.detach().float(), shape)
         own = [
-            _regions(boxes, TrueObjects(*true), self.region_overlap)
+            _regions(boxes, TrueObjects(*true), self.region_overlap, self.regions_sampled)
             for boxes, *true in zip(
                 proposals, batch["true_boxes"], batch["true_classes"], batch["true_ignored"], strict=True
             )
@@ -169,7 +171,9 @@ class RegionDetector(Detector):
         return found
 
 
-def _regions(proposals: Tensor, true: TrueObjects, positive: float = OBJECT) -> tuple[Tensor, Tensor, Tensor]:
+def _regions(
+    proposals: Tensor, true: TrueObjects, positive: float = OBJECT, number: int = REGIONS_SAMPLED
+) -> tuple[Tensor, Tensor, Tensor]:
     """Of proposals and true boxes those to learn from: boxes (n, 2 d), classes (n,), 0 being the background,
     and the boxes (n, 2 d) that they should become."""
     every = torch.cat([proposals, true.boxes])
@@ -180,7 +184,7 @@ def _regions(proposals: Tensor, true: TrueObjects, positive: float = OBJECT) -> 
     if len(true.ignored):
         near = (iou(every, true.ignored) >= NEAR).any(dim=1)
         matched = torch.where((matched == BACKGROUND) & near, IGNORED, matched)
-    picked = torch.cat(sample_balanced(matched, REGIONS_SAMPLED, share=REGION_SHARE))
+    picked = torch.cat(sample_balanced(matched, number, share=REGION_SHARE))
     classes, boxes = assigned(matched[picked], true)
     return every[picked], classes + 1, boxes
 
