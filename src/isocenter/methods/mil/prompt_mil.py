@@ -72,7 +72,7 @@ class PromptMil(BagMethod):
 
     @classmethod
     def sample_shape(cls, fingerprint: Fingerprint, settings: BagSettings) -> tuple[int, int]:
-        """Tiles of the median slide, at most as many as a step draws, and numbers of each.
+        """Tiles of the median slide, and numbers of each.
 
         Raises:
             BadPlan: Inputs are features: a prompt changes how tiles become features.

@@ -28,28 +28,27 @@ class Standardise(nn.Module):
     def __init__(self, features: int) -> None:
         super().__init__()
         self.mean: Tensor
-        self.squares: Tensor
+        self.variance: Tensor
         self.count: Tensor
-        self.register_buffer("mean", torch.zeros(features, dtype=torch.float64))
-        self.register_buffer("squares", torch.ones(features, dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("variance", torch.ones(features))
+        self.register_buffer("count", torch.zeros(()))
 
     @torch.no_grad()
     def learn(self, x: Tensor) -> None:
         """Take instances (n, feature) into account."""
         own = len(x)
-        variance, mean = (each.double() for each in torch.var_mean(x.float(), dim=0, correction=0))
+        variance, mean = torch.var_mean(x.float(), dim=0, correction=0)
         seen = self.count + own
         step = mean - self.mean
-        first = bool(self.count == 0)
-        squares = torch.zeros_like(self.squares) if first else self.squares * self.count
-        self.squares.copy_((squares + variance * own + step.square() * self.count * own / seen) / seen)
+        squares = self.variance * self.count + variance * own + step.square() * self.count * own / seen
+        self.variance.copy_(squares / seen)
         self.mean.add_(step * own / seen)
         self.count.copy_(seen)
 
     def forward(self, x: Tensor) -> Tensor:
         """Instances (n, feature), standardised; a feature that never varies becomes 0."""
-        spread = self.squares.sqrt()
+        spread = self.variance.sqrt()
         scale = torch.where(spread > 1e-6 * self.mean.abs().clamp(min=1e-6), 1 / spread, 0.0)
         return (x - self.mean.to(x.dtype)) * scale.to(x.dtype)
 
