@@ -27,13 +27,11 @@ from isocenter.images.geometry import Geometry
 from isocenter.parts.damage.ct import LowDoseCT
 from isocenter.parts.damage.noise import Gaussian, MonteCarlo
 from isocenter.parts.damage.writing import Clean, Damage, write_dataset
+from isocenter.studies.variants import PATIENTS, PIXEL_MM, torso_slices
 from record import record
 
 DATA = Path(os.environ.get("ISOCENTER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
-SLICES = 4
-"""Of each phantom."""
-PIXEL_MM = 1.7
 DOSE_EDGE = 64
 """Voxels of a plan, halved from 128."""
 
@@ -117,19 +115,7 @@ def _films(limit: int | None) -> Iterator[Clean]:
 
 
 def _ldct(limit: int | None) -> tuple[Damage, Iterator[Clean]]:
-    return LowDoseCT(pixel_mm=PIXEL_MM), _slices(limit or 30)
-
-
-def _slices(patients: int) -> Iterator[Clean]:
-    """Axial slices of torso phantoms without noise of their own."""
-    from isocenter.phantoms.torso import Protocol, scan
-
-    protocol = Protocol(shape=(SLICES, 256, 256), spacing_mm=(60.0, PIXEL_MM, PIXEL_MM), noise=0.0)
-    for patient in range(patients):
-        made = scan(np.random.default_rng((0, patient)), np.random.default_rng((0, patient, 1)), protocol)
-        for number, plane in enumerate(made.image):
-            grid = Geometry.plain(plane.shape, (PIXEL_MM, PIXEL_MM))
-            yield Clean(f"P{patient:03d}_{number}", f"P{patient:03d}", plane, grid)
+    return LowDoseCT(PIXEL_MM), torso_slices(limit or PATIENTS, seed=0)
 
 
 def _dose(limit: int | None) -> tuple[Damage, Iterator[Clean]]:

@@ -1,0 +1,85 @@
+"""What studies of restoration share: low-dose slices, and points that differ in method or settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isocenter import tasks
+from isocenter.errors import BadPlan
+from isocenter.images.geometry import Geometry
+from isocenter.images.layouts import open_dataset
+from isocenter.parts.damage.ct import LowDoseCT
+from isocenter.parts.damage.writing import STATED, Clean, write_dataset
+from isocenter.pipeline.report_pages import figure
+from isocenter.pipeline.report_pages.measures import Measures
+from isocenter.records import Dataset
+from isocenter.studies.findings import Findings
+from isocenter.studies.study import Point, Wishes
+
+TASK = "restoration"
+PATIENTS, SLICES = 30, 4
+EDGE, PIXEL_MM, APART_MM = 256, 1.7, 60.0
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Points on the same images: by name, a method and what is changed of its plan."""
+
+    named: Mapping[str, tuple[str, Mapping[str, Any]]]
+    options: frozenset[str] = frozenset({"folds"})
+    across: str = ""
+    measure: str = ""
+
+    def task(self, wishes: Wishes) -> str | None:
+        """Restoration."""
+        return TASK
+
+    def generate(self, folder: Path, seed: int) -> Dataset:
+        """Slices of torso phantoms at a quarter of the dose, the full dose being the target."""
+        if not (folder / STATED).is_file():
+            write_dataset(folder, torso_slices(PATIENTS, seed), LowDoseCT(PIXEL_MM), seed)
+        return open_dataset(folder)
+
+    def points(self, dataset: Dataset, wishes: Wishes) -> tuple[Point, ...]:
+        """A point for each variant.
+
+        Raises:
+            BadPlan: The dataset asks for something else than restoration.
+        """
+        if dataset.task != TASK:
+            raise BadPlan(f"this study is about {TASK}, but the dataset asks for '{dataset.task}'.")
+        folds = (0,) if wishes.folds is None else wishes.folds or None
+        return tuple(
+            Point(series=name, place="", dataset=dataset, method=method, folds=folds, changes=changes)
+            for name, (method, changes) in self.named.items()
+        )
+
+    def conclude(self, found: Findings) -> tuple[str, ...]:
+        """The order of the variants by what they are compared by."""
+        words = Measures(tasks.load(found.task))
+        measure = words[found.measure]
+        means = [(point.mean.mean, point.series) for point in found.points if point.mean.mean is not None]
+        if len(means) < 2 or measure.better == "none":
+            return ()
+        order = sorted(means, reverse=measure.better == "high")
+        said = ", ".join(f"{name} {figure(mean, measure.digits)}" for mean, name in order)
+        return (f"By {words.name(found.measure)}, best first: {said}.",)
+
+
+def torso_slices(patients: int, seed: int, *, edge: int = EDGE, slices: int = SLICES) -> Iterator[Clean]:
+    """Axial slices (edge, edge) of torso phantoms in HU, without noise of their own, some of each patient."""
+    from isocenter.phantoms.torso import Protocol, scan
+
+    pixel = PIXEL_MM * EDGE / edge
+    protocol = Protocol(shape=(slices, edge, edge), spacing_mm=(APART_MM, pixel, pixel), noise=0.0)
+    for patient in range(patients):
+        anatomy = np.random.default_rng((seed, patient))
+        made = scan(anatomy, np.random.default_rng((seed, patient, 1)), protocol)
+        for number, plane in enumerate(made.image):
+            grid = Geometry.plain(plane.shape, (pixel, pixel))
+            yield Clean(f"P{patient:03d}_{number}", f"P{patient:03d}", plane, grid)
