@@ -47,6 +47,8 @@ def test_a_region_is_what_is_stored_and_white_beyond(tmp_path: Path) -> None:
         before = found.region(0, (-5, -5), (10, 10))
         assert (before[:5] == 255).all()
         assert np.array_equal(before[5:, 5:], whole[:5, :5])
+        assert (found.region(0, (10, 400), (20, 20)) == 255).all()
+        assert (found.region(0, (400, 10), (20, 20)) == 255).all()
 
 
 def test_strips_are_read_as_tiles_are(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from PIL import Image as Pillow
 
 from isocenter.errors import IsocenterWarning, UnreadableFile
 from isocenter.images.formats import tiff
+from isocenter.images.formats.raster import check_pixels
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
 
@@ -154,20 +155,19 @@ class Slide:
         low = [max(0, start) for start in corner]
         high = [min(edge, start + length) for edge, start, length in zip(shape, corner, size, strict=True)]
         row = low[0]
-        while row < high[0]:
-            column, next_row = low[1], high[0]
+        while row < high[0] and low[1] < high[1]:
+            column = low[1]
+            bottom = min(self.beyond(level, row, column)[0], high[0])
             while column < high[1]:
+                right = min(self.beyond(level, row, column)[1], high[1])
                 found = self.stored(level, row, column)
-                if found is None:
-                    bottom, right = self.beyond(level, row, column)
-                else:
+                if found is not None:
                     tile, top, left = found
-                    bottom, right = min(top + tile.shape[0], high[0]), min(left + tile.shape[1], high[1])
-                    out[row - corner[0] : bottom - corner[0], column - corner[1] : right - corner[1]] = tile[
-                        row - top : bottom - top, column - left : right - left
-                    ]
-                next_row, column = min(next_row, bottom), right
-            row = next_row
+                    part = tile[row - top : bottom - top, column - left : right - left]
+                    at = (row - corner[0], column - corner[1])
+                    out[at[0] : at[0] + part.shape[0], at[1] : at[1] + part.shape[1]] = part
+                column = right
+            row = bottom
         return out
 
     def beyond(self, level: int, row: int, column: int) -> tuple[int, int]:
@@ -263,6 +263,8 @@ class _Tiff(Slide):
                 )
                 for page in self._pages
             )
+            for level in range(len(self.levels)):
+                check_pixels(math.prod(self._sides(level)), path)
             self.mpp = _stated(_tiff_mpp(self._file), path)
         except BaseException:
             self._file.close()
