@@ -191,3 +191,19 @@ def test_the_search_comes_nearer_to_the_image(data: Path, tmp_path: Path) -> Non
             outputs = method.respond({"image": view}, method.forward)
         errors.append(float(outputs["map"].mean()))
     assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_maps_lie_on_the_files_own_grid(key: str, dims: int, built: object) -> None:
+    method: Method = built(key, dims)  # type: ignore[operator]
+    method.modules.eval()
+    shape, whole = (20, 30, 26)[-dims:], (22, 33, 30)[-dims:]
+    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    with torch.no_grad():
+        outputs = method.respond({"image": image}, method.forward)
+    start, cropped = (1, 2, 3)[-dims:], tuple(size - 4 for size in shape)
+    answer = method.decode(outputs, Placement(images.Geometry.plain(whole), start, cropped, shape))
+    assert answer.map.shape == whole
+    assert not answer.map[0].any()
+    assert np.isfinite(answer.score)

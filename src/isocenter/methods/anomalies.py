@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, JsonValue
 from torch import Tensor, nn
 
+from isocenter.errors import BadPlan
 from isocenter.images.placement import Placement
 from isocenter.images.resample import resample
 from isocenter.methods import places
@@ -101,7 +102,13 @@ class HealthyViews(Method):
     def configure(
         cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
     ) -> tuple[Stage, ...]:
-        """One stage on whole images."""
+        """One stage on whole images.
+
+        Raises:
+            BadPlan: They have one axis.
+        """
+        if fingerprint.dims not in EDGES:
+            raise BadPlan("the abnormal is looked for in images of two or three axes.")
         spacing, median, why_spacing = places.overview(fingerprint, EDGES[fingerprint.dims])
         patch = tuple(min(EDGES[fingerprint.dims], _rounded(edge)) for edge in median)
         wanted = places.Wanted(
