@@ -93,6 +93,15 @@ def test_a_method_is_calibrated_and_says_which_findings_are_there(built: Built) 
     method.tuned = {}
 
 
+def test_a_rare_finding_that_nothing_speaks_for_has_its_prevalence(built: Built) -> None:
+    plain = a_classifier(built)
+    method = type(plain)(plain.plan, plain.stage)
+    rows = {str(number): {"classes": np.array([float(number < 5)])} for number in range(198)}
+    method.gather(rows)
+    assert method.prevalence[0] == pytest.approx(6 / 200)
+    assert method.calibrated(np.zeros(1))[0] == pytest.approx(6 / 200, rel=1e-5)
+
+
 def test_mirrored_views_are_averaged(built: Built) -> None:
     method = a_classifier(built)
     assert method.stage.prediction.mirror == (1,)

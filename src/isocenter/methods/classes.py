@@ -257,12 +257,21 @@ class Classifier(Method):
         return Scored(names, found, chosen=found >= np.array(thresholds, dtype=np.float64))
 
     def calibrated(self, scores: Floats) -> NDArray[np.float64]:
-        """Probabilities (..., class) of scores, at the tuned temperature."""
-        cooled = scores / float(cast(float, self.tuned.get("temperature", 1.0)))
+        """Probabilities (..., class) of scores, at the tuned temperature and the true prevalence."""
+        cooled = scores / float(cast(float, self.tuned.get("temperature", 1.0))) + self.offset
         if not self.settings.exclusive:
             return np.asarray(1 / (1 + np.exp(-np.clip(cooled, -60, 60))))
         powers = np.exp(cooled - cooled.max(axis=-1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+    @property
+    def offset(self) -> NDArray[np.float64]:
+        """What is added to scores: weights under which both sides of a finding count the same have taught the
+        network odds as if half of the cases had it, and log π / (1 - π) brings their prevalence π back."""
+        if self.settings.exclusive:
+            return np.zeros(len(self.prevalence))
+        share = np.asarray(self.prevalence, dtype=np.float64)
+        return np.asarray(np.log(share / (1 - share)))
 
     def tune(self, trials: Callable[[], Iterator[Trial]]) -> dict[str, JsonValue]:
         """One temperature under which the cases' classes are likeliest; and for classes that do not exclude
@@ -275,7 +284,11 @@ class Classifier(Method):
             return {}
         scores = np.stack([score for score, _ in seen]).astype(np.float64)
         truth = np.stack([present for _, present in seen])
-        self.tuned = {"temperature": best_temperature(scores, truth, exclusive=bool(self.settings.exclusive))}
+        self.tuned = {
+            "temperature": best_temperature(
+                scores, truth, exclusive=bool(self.settings.exclusive), offset=self.offset
+            )
+        }
         if self.settings.exclusive:
             return self.tuned
         return {**self.tuned, "thresholds": list(best_thresholds(self.calibrated(scores), truth))}

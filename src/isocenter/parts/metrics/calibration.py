@@ -146,7 +146,9 @@ COOLEST, HOTTEST = 0.05, 20.0
 """Temperatures beyond these would say that scores mean nothing at all."""
 
 
-def best_temperature(scores: ArrayLike, truth: ArrayLike, *, exclusive: bool) -> float:
+def best_temperature(
+    scores: ArrayLike, truth: ArrayLike, *, exclusive: bool, offset: ArrayLike = 0.0
+) -> float:
     """The temperature T > 0 by which scores are divided so that the truth becomes likeliest.
 
     The likelihood is concave in 1/T, so that a golden-section search finds its only maximum. Without a known
@@ -156,15 +158,17 @@ def best_temperature(scores: ArrayLike, truth: ArrayLike, *, exclusive: bool) ->
         scores: (cases, classes), before softmax or the logistic function.
         truth: (cases, classes) 1, 0, or NaN where nobody knows.
         exclusive: Softmax over the classes; else a logistic function for each.
+        offset: (classes,) added to scores once they are divided.
 
     Source: Guo et al., "On calibration of modern neural networks", ICML 2017, section 4.2.
     """
     values, true = np.asarray(scores, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    added = np.asarray(offset, dtype=np.float64)
     if not np.isfinite(true).any():
         return 1.0
 
     def loss(inverse: float) -> float:
-        cooled = values * inverse
+        cooled = values * inverse + added
         if exclusive:
             top = cooled.max(axis=1)
             whole = top + np.log(np.exp(cooled - top[:, None]).sum(axis=1))
