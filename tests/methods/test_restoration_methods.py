@@ -147,6 +147,13 @@ def test_a_residual_is_taken_away_from_the_last_channels(built: Built) -> None:
     assert torch.allclose(answer, image - residual, atol=1e-6)
 
 
+def test_several_networks_answer_with_their_mean(built: Built) -> None:
+    method = built("restoration/unet", 2)
+    placement = Placement(Geometry.plain((4, 5)), (0, 0), (4, 5), (4, 5))
+    answers = [({"restored": np.full((1, 4, 5), value, np.float32)}, placement) for value in (1, 4)]
+    assert (method.combine(answers)["restored"] == 2.5).all()
+
+
 def test_white_noise_is_told_from_noise_that_is_not() -> None:
     clean = smooth(64, 64)
     rng = np.random.default_rng(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -157,6 +157,10 @@ class Restorer(Restoring, SupervisedMaps):
 
     def forward(self, inputs: Batch) -> Outputs:
         return {RESTORED: self.answer(inputs["image"])}
+
+    def combine(self, stages: Sequence[tuple[Mapping[str, np.ndarray], Placement]]) -> Arrays:
+        """The mean of several networks' answers, which all lie on the image's own voxels."""
+        return self.merge([outputs for outputs, _ in stages])
 
     def decode(self, outputs: Mapping[str, np.ndarray], placement: Placement) -> np.ndarray:
         """The answer (channel, *space) on the file's own grid, in its own unit."""
