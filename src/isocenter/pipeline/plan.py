@@ -184,7 +184,8 @@ def apply_overrides(plan: Plan, overrides: Mapping[str, Any], why: str = BY_USER
 
     Args:
         plan: What was decided.
-        overrides: Values by key: `training.batch` in every stage, `2d.training.batch` in one, `settings.x`.
+        overrides: Values by key: `training.batch` in every stage, `2d.training.batch` in one and those that
+            repeat it, `settings.x`.
         why: The reason to be noted.
 
     Raises:
@@ -212,7 +213,7 @@ def _set_setting(plan: Plan, name: str, value: Any, why: str) -> Plan:
 def _set_stages(plan: Plan, key: str, value: Any, why: str) -> Plan:
     names = [stage.name for stage in plan.stages]
     head, _, rest = key.partition(".")
-    chosen, path = ([head], rest) if head in names else (names, key)
+    chosen, path = (plan.together(head), rest) if head in names else (names, key)
     if path not in _keys():
         raise BadPlan(f"the plan has no value '{key}'.", cure=_nearest(path))
     return plan.changed(
@@ -393,7 +394,11 @@ def _networks(plan: Plan) -> str:
         f"The setting {name} is {_spoken(value)}. {plan.why.get(f'settings.{name}', '')}".strip()
         for name, value in plan.settings.items()
     ]
-    names = ", then ".join(stage.name for stage in plan.stages)
+    single = [stage.name for stage in plan.stages if stage.repeats is None]
+    times = [len(plan.together(name)) for name in single]
+    names = ", then ".join(
+        name + (f" ({count} times)" if count > 1 else "") for name, count in zip(single, times, strict=True)
+    )
     return " ".join([f"{names}.", plan.why.get("stages", ""), *settings]).strip()
 
 
