@@ -3,9 +3,9 @@
 L = - w₊ y log p - w₋ (1 - y) log (1 - p) for each finding, w₊ = |N| / (|P| + |N|), w₋ = |P| / (|P| + |N|)
 over the training cases; a finding that is not known for a case is not counted there. Where classes exclude
 each other they share a softmax instead. The paper's DenseNet-121 is planned where there is time for it;
-published weights can be given as `settings.weights`, a `.safetensors` file. The findings' prevalence, which the
-weights hide, is brought back into the probabilities; these are calibrated by one temperature, and a finding is
-said to be there from the probability on that had the highest F1 on validation cases.
+published weights can be given as `settings.weights`, a `.safetensors` file. The findings' prevalence, which
+the weights hide, is brought back into the probabilities; these are calibrated by one temperature, and a
+finding is said to be there from the probability on that had the highest F1 on validation cases.
 """
 
 from __future__ import annotations
