@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,13 @@ import torch
 from PIL import Image as Picturing
 
 import isocenter
-from isocenter import images
+from isocenter import images, methods, tasks
 from isocenter.errors import BadPlan, IsocenterWarning
 from isocenter.images.geometry import Geometry
 from isocenter.images.placement import Placement
 from isocenter.methods.generation.cyclegan import CycleGan
 from isocenter.methods.makers import laid
-from isocenter.records import Scores
+from isocenter.records import Budget, Fingerprint, Machine, Scores, Stage
 
 SMALL = {"network.features": [4, 8, 8], "training.batch": 4, "geometry.patch": [12, 12]}
 
@@ -68,6 +69,7 @@ def test_a_method_makes_a_held_out_set_of_the_classes_asked_for(
     made = isocenter.generate(run, tmp_path / "made", count=3, label="ring", seed=5)
     assert [path.name for path in made] == ["ring_00000.png", "ring_00001.png", "ring_00002.png"]
     assert (tmp_path / "made" / "grid.png").is_file()
+    assert len(tasks.load("generation").find(tmp_path / "made")) == 3
     assert len((tmp_path / "made" / "made.csv").read_text().splitlines()) == 4
     code = np.load(tmp_path / "made" / "ring_00000_latent.npy", allow_pickle=False)
     assert code.std() == pytest.approx(1, abs=0.3)
@@ -117,6 +119,26 @@ def test_a_pool_gives_back_what_it_was_given_earlier(discs: Path) -> None:
     assert len(method.pools["first"]) == 50
 
 
+@pytest.mark.parametrize(("seconds", "width", "tried"), [(10, 16, 1), (500, 48, 3), (10_000, 96, 5)])
+def test_the_widest_network_that_the_budget_can_train_is_planned(
+    seconds: float, width: int, tried: int, measured: Callable[[str, int], Fingerprint]
+) -> None:
+    asked: list[int] = []
+
+    def speed(stage: Stage) -> float:
+        asked.append(stage.unet.features[0])
+        return (asked[-1] / 48) ** 2 * 0.1
+
+    kind = methods.load("generation/ddpm")
+    machine = Machine(device="cpu", name="a test", cores=1, memory_gb=8.0)
+    stage = kind.configure(
+        measured("generation/ddpm", 2), Budget(seconds=seconds), machine, speed, kind.Settings()
+    )[0]
+    assert stage.unet.features[0] == width
+    assert len(asked) == tried
+    assert stage.training.seconds_per_step == pytest.approx((width / 48) ** 2 * 0.1)
+
+
 def test_what_is_laid_into_a_patch_is_cut_or_surrounded_evenly() -> None:
     image = np.linspace(-1, 1, 12, dtype=np.float32).reshape(1, 3, 4)
     found = laid(image, (5, 2), np.array([-1.0]))
@@ -126,8 +148,6 @@ def test_what_is_laid_into_a_patch_is_cut_or_surrounded_evenly() -> None:
 
 
 def test_an_image_returns_to_the_file_in_its_own_intensities_and_place(discs: Path, tmp_path: Path) -> None:
-    from isocenter import methods
-
     plan = isocenter.plan(
         discs, method="generation/gan", budget="1 epochs", overrides=SMALL, device="cpu", workers=1
     )

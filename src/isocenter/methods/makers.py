@@ -124,12 +124,17 @@ class Maker(Method):
         if not callable(speed) or budget.seconds is None:
             return (stage(WITHOUT_TIME, 0.0, "nothing was measured for a budget in epochs."),)
         widths, steps = cls.recipe.widths, cls.recipe.steps
-        chosen, seconds = widths[0], 0.0
-        for chosen in widths:
-            seconds = speed(stage(chosen, 0.0, ""))
-            if seconds * steps <= budget.seconds:
+        chosen = widths[-1]
+        seconds = speed(stage(chosen, 0.0, ""))
+        for width in reversed(widths[:-1]):
+            # A step costs in proportion at least; measuring what cannot fit would take time, too.
+            fits = seconds * width / chosen * steps <= budget.seconds
+            taken = speed(stage(width, 0.0, "")) if fits else float("inf")
+            if taken * steps > budget.seconds:
                 break
-        why = f"the widest of {', '.join(map(str, widths))} taking {steps:,} steps in {budget}, or the last."
+            chosen, seconds = width, taken
+        named = ", ".join(map(str, widths))
+        why = f"the widest of {named} that takes {steps:,} steps in {budget}, or the narrowest."
         return (stage(chosen, seconds, why),)
 
     @classmethod
@@ -274,9 +279,11 @@ class Maker(Method):
         """What a made image and the held-out real one have to do with the training images."""
         if self.memory is None:
             return {}
-        found = self.memory.nearest(features(made))
-        distances = np.linalg.norm(self.memory.known - features(made), axis=1)
-        kept: Arrays = {"nearest": _row(found), "neighbour": np.array(distances.argmin())}
+        seen = features(made)
+        kept: Arrays = {
+            "nearest": _row(self.memory.nearest(seen)),
+            "neighbour": np.array(self.memory.neighbour(seen)),
+        }
         if np.ptp(real):
             kept["reference"] = _row(self.memory.nearest(features(real)))
         return kept

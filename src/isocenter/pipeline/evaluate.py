@@ -364,10 +364,11 @@ def _beside(dataset: Dataset, answers: Path, judge: Task) -> dict[str, Path | No
         name = next((name for name in names_of(case, dataset) if name in left), None)
         if name is not None:
             found[case.id] = left.pop(name)
-    others = iter(left.values())
-    for case in dataset.cases:
-        if case.id not in found and (path := next(others, None)) is not None:
-            found[case.id] = path
+    free = [case.id for case in dataset.cases if case.id not in found]
+    # Evenly over all: the first cases of a dataset are often of one kind.
+    step = max(1.0, len(free) / max(1, len(left)))
+    chosen = [free[int(place * step)] for place in range(min(len(left), len(free)))]
+    found |= dict(zip(chosen, left.values(), strict=False))
     return found
 
 

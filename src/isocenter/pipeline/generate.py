@@ -18,9 +18,8 @@ from isocenter.methods.makers import CONDITION, SEED, Maker
 from isocenter.pipeline.predict import Model, load
 from isocenter.pipeline.progress import bar
 from isocenter.records import Fingerprint, Plan
-from isocenter.tasks.generation import Generated
+from isocenter.tasks.generation import GRID, TABLE, Generated
 
-GRID, TABLE = "grid.png", "made.csv"
 MOST_IN_GRID = 256
 COLUMNS = ("file", "label", "seed", "nearest_case", "nearest_distance", "authentic", "copy")
 _GAP = 2

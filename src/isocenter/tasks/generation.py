@@ -57,6 +57,9 @@ ABOUT = "_about.json"
 """What the name of the file beside an image ends with that says how it was made."""
 
 LATENT = "_latent.npy"
+GRID, TABLE = "grid.png", "made.csv"
+"""What lies beside made images: all of them in one picture, and as a table."""
+
 
 MARKED, UNMARKED, CONTRAST = "marked", "unmarked", "contrast"
 """Keys of a truth where it is known how an image should come out, with its marks and without: the files of
@@ -157,6 +160,11 @@ class Generation(SingleImage):
     }
 
     # ------------------------------------------------------------------------------------------- files
+
+    def find(self, folder: Path) -> list[Path]:
+        """All readable images below a folder, but not the grid that `isocenter generate` draws of them."""
+        grids = {table.with_name(GRID) for table in Path(folder).rglob(TABLE)}
+        return [path for path in super().find(folder) if path not in grids]
 
     def given(self, dataset: Dataset, case: Case) -> dict[str, NDArray[Any]]:
         """`seed` of the case's id; `classes` (class,) where the case has any."""
@@ -323,8 +331,8 @@ def _distances(made: Features, real: Features, cases: Sequence[CaseScore]) -> di
     found = {
         "kernel_distance": half_sample_interval(lambda at: kernel_distance(made[at], real[at]), patients),
         "frechet": half_sample_interval(lambda at: frechet(made[at], real[at]), patients),
-        "precision": half_sample_interval(lambda at: manifolds(made[at], real[at])[0], patients),
-        "recall": half_sample_interval(lambda at: manifolds(made[at], real[at])[1], patients),
+        "precision": half_sample_interval(lambda at: manifolds(made[at], real[at])[0], patients, share=True),
+        "recall": half_sample_interval(lambda at: manifolds(made[at], real[at])[1], patients, share=True),
     }
     everyone = np.arange(len(real))
     halves = between_halves(lambda at: frechet(real[at], real[np.setdiff1d(everyone, at)]), len(real))
@@ -436,7 +444,8 @@ def _thumbnail(made: NDArray[Any], real: NDArray[Any]) -> str:
     """The made image, or its middle slice, beside the real one, as a small PNG; windowed alike."""
     from PIL import Image as Picturing
 
-    planes = [_plane(image) for image in (made, real)]
+    true = _plane(real)
+    planes = [np.asarray(resample(_plane(made), true.shape[1:], 1)), true]
     low, high = np.percentile(planes[1], (0.5, 99.5))
     grey = np.clip((np.concatenate(planes, axis=-1) - low) / max(float(high - low), 1e-12), 0, 1)
     shown = np.round(255 * grey).astype(np.uint8)

@@ -142,11 +142,14 @@ class Memory:
         self.apart = distances.min(axis=1)
         self.usual = float(np.median(self.apart))
 
+    def neighbour(self, asked: Features) -> int:
+        """Which training image is nearest to one image's features (feature,)."""
+        return int(np.linalg.norm(self.known - asked, axis=1).argmin())
+
     def nearest(self, asked: Features) -> Nearest:
         """What one image's features (feature,) have to do with the training images."""
-        distances = np.linalg.norm(self.known - asked, axis=1)
-        place = int(distances.argmin())
-        distance = float(distances[place])
+        place = self.neighbour(asked)
+        distance = float(np.linalg.norm(self.known[place] - asked))
         return Nearest(distance / max(self.usual, 1e-12), distance > float(self.apart[place]))
 
 
@@ -207,7 +210,12 @@ def _pieces(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def half_sample_interval(
-    statistic: Statistic, patients: Sequence[Hashable], *, draws: int = HALVES, seed: int = 0
+    statistic: Statistic,
+    patients: Sequence[Hashable],
+    *,
+    share: bool = False,
+    draws: int = HALVES,
+    seed: int = 0,
 ) -> Interval:
     """A statistic of a set with a 95 % interval from random halves of the patients.
 
@@ -218,6 +226,7 @@ def half_sample_interval(
     Args:
         statistic: Takes indices of images and gives a number.
         patients: Whose image each is.
+        share: Whether the statistic lies between 0 and 1, and so does its interval.
         draws: How many halves.
         seed: Start of the random numbers.
     """
@@ -229,7 +238,10 @@ def half_sample_interval(
     rng = np.random.default_rng(seed)
     halves = [statistic(np.flatnonzero(_half(rng, number)[codes])) for _ in range(draws)]
     error = 1.96 * float(np.sqrt(np.mean((np.array(halves) - np.mean(halves)) ** 2)))
-    return Interval(mean=estimate, low=estimate - error, high=estimate + error, n=number)
+    low, high = estimate - error, estimate + error
+    if share:
+        low, high = max(0.0, low), min(1.0, high)
+    return Interval(mean=estimate, low=low, high=high, n=number)
 
 
 def between_halves(statistic: Statistic, of: int, *, draws: int = HALVES, seed: int = 0) -> float:
