@@ -28,17 +28,22 @@ _NEIGHBOURS, _DEPENDENCE = 0.05, 0.1
 """Correlations up to which noise counts as white, and as the same everywhere."""
 
 
-class RestorationSettings(Record):
-    """How answers are learnt.
-
-    `answered` is the number of the answer's channels (None: as many as the targets have). `loss` is one of
-    `parts/losses/quality`. With `redraw`, noise that proves to be white and the same everywhere is drawn anew
-    for every sample, with its own sd.
-    """
+class AnsweredSettings(Record):
+    """`answered` is the number of the answer's channels; None for as many as the targets have."""
 
     answered: int | None = None
-    loss: LossName = "l2"
+
+
+class RestorationSettings(AnsweredSettings):
+    """With `redraw`, noise that proves to be white and the same everywhere is drawn anew for every sample."""
+
     redraw: bool = True
+
+
+class LossSettings(RestorationSettings):
+    """`loss` is one of `parts/losses/quality`."""
+
+    loss: LossName = "l2"
 
 
 class Restoring:
@@ -47,7 +52,7 @@ class Restoring:
     The last channels of the input are those that are restored.
     """
 
-    settings: RestorationSettings
+    settings: AnsweredSettings
     stage: Stage
 
     @classmethod
@@ -94,7 +99,7 @@ class Restorer(Restoring, SupervisedMaps):
     what has to be taken away from the input.
     """
 
-    Settings: ClassVar[type[Record]] = RestorationSettings
+    Settings: ClassVar[type[Record]] = LossSettings
     kinds: ClassVar[Mapping[str, Kind]] = {"image": "intensity", TARGET: "label"}
     residual: ClassVar[bool] = False
     settings: RestorationSettings
@@ -153,6 +158,7 @@ class Restorer(Restoring, SupervisedMaps):
         return given.float()
 
     def loss(self, batch: Batch, turn: str) -> Tensor:
+        assert isinstance(self.settings, LossSettings)  # who has none brings a loss of its own
         return LOSSES[self.settings.loss](self.answer(batch["image"]), batch[TARGET])
 
     def forward(self, inputs: Batch) -> Outputs:

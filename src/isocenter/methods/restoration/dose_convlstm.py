@@ -13,7 +13,7 @@ from typing import ClassVar
 from torch import nn
 
 from isocenter.methods.method import Speed
-from isocenter.methods.restoring import LossName, RestorationSettings, Restorer
+from isocenter.methods.restoring import LossName, LossSettings, Restorer
 from isocenter.parts.networks.convlstm import StackedConvLSTM
 from isocenter.parts.rules import restoration as rules
 from isocenter.records import Budget, Fingerprint, Machine, Record, Stage
@@ -43,7 +43,7 @@ COST = 10.0
 """A step of the recurrence against plain layers: four gates, each of image and state."""
 
 
-class DoseSettings(RestorationSettings):
+class DoseSettings(LossSettings):
     """As for all restorers, with another loss."""
 
     loss: LossName = "l1_ssim"

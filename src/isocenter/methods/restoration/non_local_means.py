@@ -19,7 +19,7 @@ from torch import nn
 from isocenter.images.layouts import TARGET
 from isocenter.images.placement import Placement
 from isocenter.methods.method import Arrays, Network, Speed, Trial, Turn
-from isocenter.methods.restoring import RestorationSettings, Restoring
+from isocenter.methods.restoring import AnsweredSettings, Restoring
 from isocenter.methods.supervised import SupervisedMaps
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.rules import restoration as rules
@@ -36,12 +36,12 @@ CARD = {
     "published": {"BM3D on X-rays, σ 15 and 25, PSNR": "40.018 and 37.265"},
 }
 
-TRIALS = 12
+TRIALS = 8
 STRENGTHS: dict[str, tuple[float, ...]] = {
-    "non_local_means": (0.5, 0.65, 0.8, 1.0, 1.25),
-    "total_variation": (0.4, 0.6, 0.8, 1.1, 1.5),
+    "non_local_means": (0.5, 0.65, 0.8, 1.0, 1.4, 2.0, 3.0),
+    "total_variation": (0.4, 0.6, 0.8, 1.1, 1.5, 2.5, 4.0),
 }
-"""h by σ, and λ by σ."""
+"""h by σ, and λ by σ; the large ones are for noise with a grain, which σ is estimated too small for."""
 
 SURROUNDINGS = {2: (5, 6), 3: (3, 3)}
 """Edge of what is compared, and how far away it is looked for, by axes of space."""
@@ -49,7 +49,7 @@ SURROUNDINGS = {2: (5, 6), 3: (3, 3)}
 Filter = Literal["non_local_means", "total_variation"]
 
 
-class ClassicSettings(RestorationSettings):
+class ClassicSettings(AnsweredSettings):
     """`filter` and `strength` (in shares of σ) are tuned where they are None."""
 
     filter: Filter | None = None

@@ -12,7 +12,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from isocenter.methods.method import Speed
-from isocenter.methods.restoring import LossName, RestorationSettings, Restorer
+from isocenter.methods.restoring import LossName, LossSettings, Restorer
 from isocenter.parts.networks.unet import UNet
 from isocenter.parts.rules.restoration import adapted
 from isocenter.records import Budget, Fingerprint, Machine, Record, Stage
@@ -29,7 +29,7 @@ CARD = {
 }
 
 
-class UNetSettings(RestorationSettings):
+class UNetSettings(LossSettings):
     """As for all restorers, with another loss."""
 
     loss: LossName = "l1_ssim"
