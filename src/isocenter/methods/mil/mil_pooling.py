@@ -35,8 +35,8 @@ CARD = {
 
 class PoolingSettings(BagSettings):
     """`sharpness` is r of the generalised mean and of log-sum-exp, and a of noisy-and; the larger, the nearer
-    to the highest instance. `quantile` is q. Noisy-or, the default, takes a bag for positive where any instance
-    is; the mean, the quantile and noisy-and suit classes that a fair share of the instances shows."""
+    to the highest instance. `quantile` is q. Noisy-or, the default, takes a bag for positive where any
+    instance is; the mean, the quantile and noisy-and suit classes that a fair share of instances shows."""
 
     pooling: Pooling = "noisy_or"
     sharpness: float = 5.0
