@@ -128,8 +128,10 @@ def _plans(limit: int | None) -> Iterator[Clean]:
         with np.load(path, allow_pickle=False) as held:
             dose, spacing = held["dose"].astype(np.float32), held["voxel_dimensions"].astype(float).ravel()
         edge = DOSE_EDGE
-        halved = np.squeeze(dose).reshape(edge, 2, edge, 2, edge, 2).mean(axis=(1, 3, 5))
-        grid = Geometry.plain(halved.shape, tuple(float(2 * step) for step in spacing))
+        # The files hold (y, x, z) from head to feet, and the edges of voxels as x, y, z.
+        dose = np.moveaxis(dose.reshape(2 * edge, 2 * edge, 2 * edge), 2, 0)[::-1]
+        halved = dose.reshape(edge, 2, edge, 2, edge, 2).mean(axis=(1, 3, 5))
+        grid = Geometry.plain(halved.shape, tuple(float(2 * step) for step in spacing[::-1]))
         yield Clean(path.stem, path.stem, halved.astype(np.float32), grid)
 
 
