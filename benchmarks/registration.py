@@ -55,11 +55,7 @@ def main() -> None:
     figures = {
         "pairs": len(questions),
         "methods": found,
-        "systems": {
-            title.split(", ")[0]: {", ".join([what, *title.split(", ")[1:]]): said(values)}
-            for title, values in found.items()
-            if "/" in title
-        },
+        "systems": systems(found, what),
         "load_average_at_end": os.getloadavg()[1],
     }
     record(chosen.name, figures, " ".join(["python benchmarks/registration.py", *sys.argv[1:]]))
@@ -157,6 +153,16 @@ def judged(dataset: Any, questions: Sequence[Any], folder: Path) -> dict[str, An
         }
         for label, values in scores.summary.items()
     }
+
+
+def systems(found: dict[str, dict[str, Any]], what: str) -> dict[str, dict[str, str]]:
+    """By method, and by which run of it, what the table of systems says."""
+    listed: dict[str, dict[str, str]] = {}
+    for title, values in found.items():
+        method, *run = title.split(", ")
+        if "/" in method:
+            listed.setdefault(method, {})[", ".join([what, *run])] = said(values)
+    return listed
 
 
 def said(values: dict[str, Any]) -> str:
