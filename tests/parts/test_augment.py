@@ -63,14 +63,14 @@ def test_nothing_drawn_returns_the_crop_exactly() -> None:
     assert torch.equal(moved["centres"], sample["centres"] - torch.tensor([1.0, 0, 2]))
 
 
-def test_a_signal_is_cropped_where_nothing_varies_and_refused_otherwise() -> None:
+def test_a_signal_is_cropped_where_nothing_moves_and_refused_otherwise() -> None:
     augmenter = Augmenter(Augmentation.parse(NEVER), (6,), channels=2)
     parameters = augmenter.draw(np.random.default_rng(0))
     image = _sample((10,))["image"]
     moved = augmenter.apply({"image": image}, {"image": "intensity"}, parameters)
     assert torch.equal(moved["image"], image[:, 2:8])
     with pytest.raises(BadPlan, match="1 axes cannot be augmented"):
-        Augmenter(Augmentation.parse({**NEVER, "noise_probability": 0.5}), (6,))
+        Augmenter(Augmentation.parse({**NEVER, "scale_probability": 0.5}), (6,))
 
 
 def test_a_sample_is_never_changed_in_place() -> None:

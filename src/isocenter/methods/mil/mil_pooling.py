@@ -25,11 +25,8 @@ CARD = {
         "Niethammer M. MICCAI 2018."
     ),
     "row": "C5",
-    "summary": (
-        "A classifier of instances under one of six poolings: mean, generalised mean, log-sum-exp, quantile, "
-        "noisy-or, noisy-and."
-    ),
-    "published": {},
+    "summary": "A classifier of instances whose probabilities become the bag's by one of six poolings.",
+    "published": {"lecture": "described without figures"},
 }
 
 
