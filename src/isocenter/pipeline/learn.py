@@ -23,7 +23,7 @@ from isocenter.methods.method import Batch, Method, Turn
 from isocenter.pipeline import checkpoint
 from isocenter.pipeline.batches import Batches, collate, validation_samples
 from isocenter.pipeline.prepare import Prepared, PreparedCases
-from isocenter.pipeline.progress import Bar
+from isocenter.pipeline.progress import Bar, say
 from isocenter.pipeline.run import WEIGHTS
 from isocenter.records import Fold, Training
 
@@ -146,6 +146,8 @@ class Learning:
                 self._tracked(),
             ):
                 self._loop(stream, pace, watched, bar, stop)
+            if not self.step:
+                say(f"The budget of {training.budget} was used up before the first step: nothing was learnt.")
         self.method.finish()
         self.method.modules.eval()
         return self._finish(pace)

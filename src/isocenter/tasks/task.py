@@ -156,8 +156,8 @@ class Task(Protocol):
         """What an input is called, without folder and suffix."""
 
     def given(self, dataset: Dataset, case: Case) -> dict[str, NDArray[Any]]:
-        """What a question tells besides its images, as arrays that a method's `respond` sees among the others:
-        the class that is asked for, a seed."""
+        """What a question tells besides its images: the class that is asked for, a seed. A method's `respond`
+        sees these arrays among the others."""
 
     # ------------------------------------------------------------------------------------------- the truth
 

@@ -10,6 +10,7 @@ Zheng, "Med3D: transfer learning for 3D medical image analysis", arXiv:1904.0062
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -85,8 +86,7 @@ class BasicBlock(nn.Module):
     @property
     def last(self) -> Tensor:
         """The scale of the norm before the sum."""
-        scale: Tensor = self.bn2.weight
-        return scale
+        return cast(Tensor, self.bn2.weight)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Features (batch, features, *space)."""
@@ -113,8 +113,7 @@ class Bottleneck(nn.Module):
     @property
     def last(self) -> Tensor:
         """The scale of the norm before the sum."""
-        scale: Tensor = self.bn3.weight
-        return scale
+        return cast(Tensor, self.bn3.weight)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Features (batch, 4 · features, *space)."""
