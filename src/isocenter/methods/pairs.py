@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isocenter.errors import BadPlan
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
 from isocenter.images.placement import Placement
-from isocenter.methods.method import Arrays, Batch, Method, Network, Request, Speed
+from isocenter.methods.method import Arrays, Batch, Method, Network, Request, Speed, Turn
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.fields.algebra import world_displacement
 from isocenter.parts.fields.pull import field_onto
@@ -76,6 +76,26 @@ class Together(Method):
             return found
         inverse = field_onto(found.inverse.array, found.inverse.geometry, moving.geometry)
         return Field(found.displacement_mm, found.warped, found.matrix, Image(inverse, moving.geometry))
+
+
+class Searched(Together):
+    """A method that searches anew for every pair, and learns nothing."""
+
+    turns: ClassVar[Mapping[str, Turn]] = {}
+
+    @classmethod
+    def configure(
+        cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
+    ) -> tuple[Stage, ...]:
+        """The grid of the common rules, and no network."""
+        return (plain_stage(fingerprint, machine),)
+
+    def build(self) -> dict[str, nn.Module]:
+        return {}
+
+    def sample(self, arrays: Arrays, rng: np.random.Generator, request: Request) -> Arrays:
+        """The pair as it is: nothing is learnt from it."""
+        return {role: np.array(arrays[role]) for role in (FIXED, MOVING)}
 
 
 class PairSettings(Record):

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
-from torch import nn
 
 from isocenter.images.placement import Placement
-from isocenter.methods.method import Arrays, Network, Request, Speed, Turn
-from isocenter.methods.pairs import Together, image_of, plain_stage
+from isocenter.methods.method import Arrays, Network
+from isocenter.methods.pairs import Searched, image_of
 from isocenter.parts.fields.pull import affine_field
-from isocenter.records import Budget, Fingerprint, Machine, Record, Stage
+from isocenter.records import Record
 from isocenter.tasks.registration import FIXED, MOVING, Field
 
 CARD = {
@@ -43,26 +42,11 @@ class AffineSettings(Record):
     iterations: int = 60
 
 
-class Affine(Together):
+class Affine(Searched):
     """The search of `parts/fields/affine_search` on two prepared images."""
 
     Settings: ClassVar[type[Record]] = AffineSettings
-    turns: ClassVar[Mapping[str, Turn]] = {}
     settings: AffineSettings
-
-    @classmethod
-    def configure(
-        cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
-    ) -> tuple[Stage, ...]:
-        """The grid of the common rules, and no network."""
-        return (plain_stage(fingerprint, machine),)
-
-    def build(self) -> dict[str, nn.Module]:
-        return {}
-
-    def sample(self, arrays: Arrays, rng: np.random.Generator, request: Request) -> Arrays:
-        """The pair as it is: nothing is learnt from it."""
-        return {role: np.array(arrays[role]) for role in (FIXED, MOVING)}
 
     def respond(self, arrays: Arrays, network: Network) -> Arrays:
         """`matrix`: 4 × 4, from fixed to moving points, RAS+ mm."""
