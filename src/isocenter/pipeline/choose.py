@@ -23,8 +23,6 @@ from isocenter.tasks.single import MEAN
 from isocenter.tasks.task import Task
 
 LARGEST = "largest_component"
-_CUT = "segmentation"
-"""The task whose labels may be cut to one component."""
 
 
 def networks(plan: Plan) -> list[tuple[str, ...]]:
@@ -85,7 +83,7 @@ def choose(run: Run, plan: Plan, dataset: Dataset, numbers: Sequence[int]) -> Ch
     )
     what = words[task.headline].title
     why = {"members": f"{what} over the held-out cases of folds {_named(numbers)}: {listed}."}
-    if plan.task != _CUT:
+    if not task.voxels:
         return Choice(members=best, why=why)
     kept, remarks = _components(run, plan, dataset, numbers, best, task.headline)
     return Choice(members=best, tuned={LARGEST: list(kept)}, why={**why, LARGEST: remarks})

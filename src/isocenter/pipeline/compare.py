@@ -466,7 +466,7 @@ def _significance(
 
 def _volumes(dataset: Dataset, rows: Sequence[CaseScore]) -> dict[str, dict[str, float]]:
     """The true volume of every label in ml; a 2D image counts as 1 mm thick, as in the scores."""
-    if dataset.task != "segmentation":
+    if not tasks.load(dataset.task).voxels:
         return {}
     found = {}
     for row in progress.track(rows, "Measuring volumes"):

@@ -33,8 +33,6 @@ _TAG = re.compile(
     r"[_\-/.](seg|segmentation|pred|prediction|predicted|answer|mask|masks|label|labels|boxes|slices|gt|truth|manual)$",
     re.IGNORECASE,
 )
-_ABOUT_IMAGES = ("detection", "localisation", "sequences")
-"""Tasks whose answers do not look like images: a folder with images of its own is a dataset."""
 _DEFAULT = "segmentation"
 _PLAIN = (".json", ".geojson", ".csv", ".tsv", ".npz", ".npy", ".txt")
 _NO_ANSWER = "no answer"
@@ -256,7 +254,7 @@ def _is_dataset(truths: Path, task: str | None) -> bool:
     markers = ("dataset.json", "dataset_description.json", "isocenter.json")
     if truths.is_file() or any((truths / marker).is_file() for marker in markers):
         return True
-    return task in _ABOUT_IMAGES and layouts.recognises(truths, task)
+    return task is not None and not tasks.load(task).pictured and layouts.recognises(truths, task)
 
 
 def _opened(truths: Path, task: str | None) -> Dataset | None:

@@ -190,11 +190,16 @@ class Model:
             raise BadModel("no fold of this run is trained.", where=run.folder, cure="Train it first.")
         chosen = members or (self.choice.members if self.choice else default_members(self.plan))
         self.members = [self._member(name, numbers, device) for name in chosen]
-        self.earlier = {
-            member.stage.name: self._member(member.stage.after, numbers, device)
-            for member in self.members
+        self.earlier = self._before(self.members, numbers, device)
+
+    def _before(self, members: Sequence[Member], folds: Sequence[int], device: str) -> dict[str, Member]:
+        """By stage what answers before it, and what answers before that, as far back as it goes."""
+        found = {
+            member.stage.name: self._member(member.stage.after, folds, device)
+            for member in members
             if member.stage.after
         }
+        return found | self._before(list(found.values()), folds, device) if found else {}
 
     def _member(self, name: str, folds: Sequence[int], device: str) -> Member:
         stage = self.plan.stage(name)
@@ -324,7 +329,7 @@ class Model:
         arrays, placement = prepare_inputs(inputs, member.methods[0])
         before = self.earlier.get(member.stage.name)
         if before is not None:
-            shown, place = prepare_inputs(inputs, before.methods[0])
+            shown, place = self._arrays(before, inputs, axes, folder)
             answer = before.methods[0].decode(before.outputs(shown, folder, mirror=axes), place)
             arrays |= member.methods[0].earlier(answer, placement)
         return arrays, placement

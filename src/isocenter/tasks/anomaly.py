@@ -88,6 +88,7 @@ class Anomaly(SingleImage):
     """
 
     name = "anomaly"
+    aim = "to find what healthy images do not show, learnt from healthy ones alone,"
     headline = "roc_auc"
     rules: Mapping[str, str] = {
         "learning": "Methods learn from healthy cases only, and set their threshold on healthy cases that "

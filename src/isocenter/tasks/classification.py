@@ -46,6 +46,8 @@ class Classification(SingleImage):
     """
 
     name = "classification"
+    aim = "to classify images into {}"
+    noun = "class"
     headline = "roc_auc"
     partial = True
     rules: Mapping[str, str] = {

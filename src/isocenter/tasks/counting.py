@@ -71,6 +71,8 @@ class Counting(SingleImage):
     """
 
     name = "counting"
+    aim = "to count objects of {}"
+    pooled: tuple[str, ...] = (MEAN, TOTAL)
     headline = "mae"
     rules: Mapping[str, str] = {
         "dots": "In an image of dots every connected spot is one object; where most spots are single pixels, "

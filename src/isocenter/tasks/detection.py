@@ -94,6 +94,8 @@ class Detection(SingleImage):
     """Boxes with labels and scores, in 2D and 3D; truth may also be a label image."""
 
     name = "detection"
+    aim = "to detect objects of {}"
+    pictured = False
     headline = "map"
     unnamed_is_empty = True
     rules: Mapping[str, str] = {

@@ -113,6 +113,7 @@ class Generation(SingleImage):
     """Images of a kind. Answers are `Generated`; a truth is `Real`, the case's own image."""
 
     name = "generation"
+    aim = "to generate images"
     headline = "kernel_distance"
     paired = False
     rules: Mapping[str, str] = {

@@ -51,6 +51,7 @@ class Instances(SingleImage):
     """
 
     name = "instances"
+    aim = "to tell apart single objects of {}"
     headline = "panoptic_quality"
     rules: Mapping[str, str] = {
         "objects": "Every value but 0 is one object, whether it lies in one piece or in several.",

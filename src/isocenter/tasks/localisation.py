@@ -65,6 +65,9 @@ class Localisation(SingleImage):
     """One box, or one slice position, for each label in each image; truth may also be a label image."""
 
     name = "localisation"
+    aim = "to localise {}"
+    noun = "structure"
+    pictured = False
     headline = "error"
     rules: Mapping[str, str] = {
         "truth": "A label image stands for the box of each label's largest connected piece, diagonal "

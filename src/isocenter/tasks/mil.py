@@ -44,6 +44,7 @@ class MultipleInstance(Classification):
     """
 
     name = "mil"
+    aim = "to classify bags of instances into {}"
     rules: Mapping[str, str] = {
         **Classification.rules,
         "attention": "How much each instance counted for the class: softmax weights where a method attends, "

@@ -96,6 +96,7 @@ class Registration(SingleImage):
     """
 
     name = "registration"
+    aim = "to register pairs of images"
     inputs: tuple[str, ...] = (FIXED, MOVING)
     headline = "dice"
     rules: Mapping[str, str] = {

@@ -75,6 +75,7 @@ class Restoration(SingleImage):
     """
 
     name = "restoration"
+    aim = "to restore images"
     headline = "psnr"
     rules: Mapping[str, str] = {
         "data range": "PSNR and SSIM are computed for a range of values that stands beside them: 0 to 255 "

@@ -32,6 +32,9 @@ class Segmentation(SingleImage):
     """
 
     name = "segmentation"
+    aim = "to segment {}"
+    noun = "structure"
+    voxels = True
     headline = "dice"
     rules: Mapping[str, str] = {**RULES, **single.RULES}
     measures: Mapping[str, Measure] = {

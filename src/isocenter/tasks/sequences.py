@@ -56,6 +56,8 @@ class Sequences(SingleImage):
     """
 
     name = "sequences"
+    aim = "to label every frame of recordings as {}"
+    pictured = False
     headline = "accuracy"
     rules: Mapping[str, str] = {
         **single.RULES,

@@ -39,6 +39,10 @@ class SingleImage:
     """Every case is one question about one image; truth lies in one file."""
 
     inputs: tuple[str, ...] = ("image",)
+    noun: str = "kind"
+    pooled: tuple[str, ...] = (MEAN,)
+    pictured: bool = True
+    voxels: bool = False
     paired: bool = True
     unnamed_is_empty: bool = False
     partial: bool = False

@@ -126,6 +126,24 @@ class Task(Protocol):
     measures: Mapping[str, Measure]
     """All that `score` and `summarise` may give, in the order of tables."""
 
+    aim: str
+    """What an answer is for, as a paper says it: `to segment {}`, with a place for the labels where it names
+    them."""
+
+    noun: str
+    """What one of the labels is: a structure, a class, a kind."""
+
+    pooled: tuple[str, ...]
+    """Labels in `Values` and `Summary` that stand for several of the dataset's."""
+
+    pictured: bool
+    """Whether truths and answers are images themselves; where they are not, a folder that also holds images
+    is a dataset."""
+
+    voxels: bool
+    """Whether an answer gives every voxel its label, so that a label has a volume and may be cut to its
+    largest piece."""
+
     paired: bool
     """Whether an answer belongs to one case; else sets of answers are judged beside sets of real images."""
 

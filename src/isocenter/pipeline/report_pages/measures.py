@@ -6,8 +6,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from isocenter.records import CaseScore, Interval
-from isocenter.tasks.counting import TOTAL
-from isocenter.tasks.single import MEAN
 from isocenter.tasks.task import Measure, Task
 
 MILLIMETRES, PIXELS = "mm", "pixels"
@@ -120,8 +118,7 @@ class Measures:
 
     def labels(self, values: Iterable[str]) -> list[str]:
         """The labels without those that stand for several."""
-        together = (MEAN, TOTAL) if self.task.name == "counting" else (MEAN,)
-        return [label for label in values if label not in together]
+        return [label for label in values if label not in self.task.pooled]
 
     def of(self, case: CaseScore, key: str) -> float | None:
         """A case's average over the labels where the measure is defined."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from isocenter import methods
+from isocenter import methods, tasks
 from isocenter.errors import IsocenterError
 from isocenter.pipeline.report_pages.measures import PIXELS, Measures
 from isocenter.records import Augmentation, Budget, Card, Channel, Dataset, Label, Plan, Scores, Stage
@@ -45,24 +45,6 @@ _SOURCES = {
     "roc_auc": ("area under the ROC curve", ""),
 }
 """Measures as a paper names them, and where they come from; others by their titles."""
-_AIMS = {
-    "segmentation": "to segment",
-    "instances": "to tell apart single objects of",
-    "detection": "to detect objects of",
-    "localisation": "to localise",
-    "counting": "to count objects of",
-    "classification": "to classify images into",
-    "mil": "to classify bags of instances into",
-    "sequences": "to label every frame of recordings as",
-}
-_WHOLE_AIMS = {"anomaly": "to find what healthy images do not show, learnt from healthy ones alone,"}
-"""Of tasks that do not ask for a label each."""
-_NOUNS = {
-    "segmentation": "structure",
-    "localisation": "structure",
-    "classification": "class",
-    "mil": "class",
-}
 _WHOLE = {"mil": "bags whole, {} at a time"}
 """What a network sees where samples are no patches of images."""
 _OPTIMISERS = {"sgd": "stochastic gradient descent with Nesterov momentum", "adamw": "AdamW"}
@@ -216,12 +198,10 @@ def _trained(plan: Plan, dataset: Dataset | None, card: Card, cited: _References
 
 
 def _aim(plan: Plan) -> str:
-    if plan.task in _WHOLE_AIMS:
-        return f" {_WHOLE_AIMS[plan.task]}"
-    if not plan.labels:
+    task = tasks.load(plan.task)
+    if not plan.labels and "{}" in task.aim:
         return ""
-    number = _counted(len(plan.labels), _NOUNS.get(plan.task, "kind"))
-    return f" {_AIMS.get(plan.task, f'for {plan.task} of')} {number} ({_few(plan.labels)})"
+    return " " + task.aim.format(f"{_counted(len(plan.labels), task.noun)} ({_few(plan.labels)})")
 
 
 def _few(named: Sequence[Label | Channel]) -> str:
