@@ -110,3 +110,43 @@ def test_the_window_s_arithmetic_is_single_precision_under_autocast() -> None:
     plain = quality.structural(noisy, clean).item()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert quality.structural(noisy, clean).item() == pytest.approx(plain, abs=1e-6)
+
+
+def written_out(answer: NDArray[np.float32], target: NDArray[np.float32]) -> float:
+    """Σ over axes of the mean of (|∂ target| − |∂ answer|)² over neighbours of a plane, pair by pair."""
+    rows, columns = target.shape
+    down = [
+        (abs(target[y + 1, x] - target[y, x]) - abs(answer[y + 1, x] - answer[y, x])) ** 2
+        for y in range(rows - 1)
+        for x in range(columns)
+    ]
+    along = [
+        (abs(target[y, x + 1] - target[y, x]) - abs(answer[y, x + 1] - answer[y, x])) ** 2
+        for y in range(rows)
+        for x in range(columns - 1)
+    ]
+    return float(np.mean(down) + np.mean(along))
+
+
+def test_the_gradient_difference_is_what_is_written() -> None:
+    noisy, clean = pair(9, 13)
+    found = quality.gradient_difference(*tensors((noisy, clean))).item()
+    assert found == pytest.approx(written_out(noisy, clean), rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(12,), (6, 8), (4, 5, 6)])
+def test_ramps_differ_by_the_squares_of_what_their_slopes_differ_by(shape: tuple[int, ...]) -> None:
+    places = torch.stack(torch.meshgrid(*(torch.arange(float(size)) for size in shape), indexing="ij"))
+    slopes, steeper = torch.arange(1.0, 1 + len(shape)), torch.tensor([3.0, -5.0, 2.5])[: len(shape)]
+    ramps = [
+        (slope.view(-1, *[1] * len(shape)) * places).sum(dim=0)[None, None] for slope in (slopes, steeper)
+    ]
+    expected = (steeper.abs() - slopes).square().sum().item()
+    assert quality.gradient_difference(*ramps).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_edges_count_by_how_steep_they_are_alone() -> None:
+    _, clean = tensors(pair(10, 12))
+    assert quality.gradient_difference(7 - clean, clean).item() == pytest.approx(0, abs=1e-9)
+    flat = torch.zeros(2, 1, 1, 5)
+    assert quality.gradient_difference(flat, flat + torch.arange(5.0)).item() == 1

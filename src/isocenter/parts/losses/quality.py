@@ -6,7 +6,8 @@ across an axis of a volume that is shorter than the window. All sums run in sing
 network's.
 
 Sources: Wang et al., IEEE TIP 13 (2004) (SSIM) and Asilomar 2003 (MS-SSIM); Zhao et al., "Loss functions for
-image restoration with neural networks", IEEE TCI 3 (2017).
+image restoration with neural networks", IEEE TCI 3 (2017); Mathieu et al., "Deep multi-scale video prediction
+beyond mean square error", ICLR 2016, and Nie et al., MICCAI 2017 (gradient difference).
 """
 
 from __future__ import annotations
@@ -95,6 +96,21 @@ def mixed(answer: Tensor, target: Tensor) -> Tensor:
 def absolute_and_structural(answer: Tensor, target: Tensor) -> Tensor:
     """ℓ1 + (1 − SSIM), as Martinot et al., MICCAI 2021, mean it: a similarity is made larger."""
     return absolute(answer, target) + structural(answer, target)
+
+
+def gradient_difference(answer: Tensor, target: Tensor) -> Tensor:
+    """Σ over axes of mean (|∂ target| − |∂ answer|)², ∂ being the difference of neighbours along an axis.
+
+    How steep edges are, whichever way they go: it knows no values, and is added to a loss that does. The mean
+    stands where Nie et al. have a sum over voxels; an axis of one voxel has no edges.
+    """
+    said, true = answer.float(), target.float()
+    steep = [
+        (true.diff(dim=axis).abs() - said.diff(dim=axis).abs()).square().mean()
+        for axis in range(2, said.ndim)
+        if said.shape[axis] > 1
+    ]
+    return sum(steep, said.new_zeros(()))
 
 
 LOSSES: dict[str, Loss] = {

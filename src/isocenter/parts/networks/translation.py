@@ -1,21 +1,27 @@
-"""Networks that turn one image into another of the same size, and a critic that judges patch by patch.
+"""Networks that turn one image into another of the same size, and critics of patches and of whole images.
 
 Sources: Johnson et al., "Perceptual losses", ECCV 2016 (the residual generator); Isola et al., "Image-to-
-image translation", CVPR 2017 (the critic of patches); Zhu et al., "CycleGAN", ICCV 2017, appendix.
+image translation", CVPR 2017 (the critic of patches); Zhu et al., "CycleGAN", ICCV 2017, appendix; Nie et
+al., "Medical image synthesis with context-aware generative adversarial networks", MICCAI 2017 (the generator
+that pools nothing, and the critic that pools).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from isocenter.parts.networks.unet import CONVOLUTIONS, InstanceNorm
+from isocenter.parts.networks.unet import BATCH_NORMS, CONVOLUTIONS, MAX_POOLS, Encoder, InstanceNorm
 from isocenter.records import Network
 
 SLOPE = 0.2
+POOLINGS = 3
+SEEN = 5
+"""Edge of the kernels of the critic that pools."""
 
 
 class ResidualGenerator(nn.Module):
@@ -98,6 +104,68 @@ class MapCritic(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Of images (batch, channel, *space), four voxels wide at least."""
         return cast(Tensor, self.layers(image))
+
+
+class FullResolution(nn.Module):
+    """The convolutions of a plan whose levels differ in kernel and width alone, and a last one without norm.
+
+    Args:
+        plan: With strides of one: what is pooled is lost to an image.
+        inputs: Channels of the image.
+        outputs: Channels of the answer.
+    """
+
+    def __init__(self, plan: Network, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.convolutions = Encoder(plan, inputs)
+        self.last = CONVOLUTIONS[len(plan.kernels[0])](plan.features[-1], outputs, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """An image (batch, outputs, *space) from one (batch, inputs, *space)."""
+        return cast(Tensor, self.last(self.convolutions(image)[-1]))
+
+
+class PooledCritic(nn.Module):
+    """One score (batch, 1) of a whole patch, higher where it looks real.
+
+    Four convolutions with batch normalisation and ReLU, their features doubled each time and max-pooled after
+    the first three, then three full layers.
+
+    Args:
+        patch: The only size of image it takes.
+        channels: Of the image.
+        width: Features of the first layer: 32 as published, then 512 and 128 in the full layers.
+    """
+
+    def __init__(self, patch: Sequence[int], channels: int, width: int = 32) -> None:
+        super().__init__()
+        dims, edges, before = len(patch), list(patch), channels
+        layers: list[nn.Module] = []
+        for level in range(POOLINGS + 1):
+            features = width * 2**level
+            layers += [
+                CONVOLUTIONS[dims](before, features, SEEN, padding=SEEN // 2, bias=False),
+                BATCH_NORMS[dims](features),
+                nn.ReLU(inplace=True),
+            ]
+            if level < POOLINGS:
+                step = tuple(min(2, edge) for edge in edges)
+                layers.append(MAX_POOLS[dims](step))
+                edges = [edge // size for edge, size in zip(edges, step, strict=True)]
+            before = features
+        self.convolutions = nn.Sequential(*layers)
+        self.scores = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(before * prod(edges), 16 * width),
+            nn.ReLU(inplace=True),
+            nn.Linear(16 * width, 4 * width),
+            nn.ReLU(inplace=True),
+            nn.Linear(4 * width, 1),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Of images (batch, channel, *patch)."""
+        return cast(Tensor, self.scores(self.convolutions(image)))
 
 
 def _unit(inputs: int, outputs: int, stride: Sequence[int]) -> nn.Sequential:
