@@ -79,9 +79,10 @@ def plan(
 
     length = Budget.read(budget)
     dataset = _dataset(data, task, method)
+    chosen = method or default(dataset.task)
+    dataset = planning.selected(dataset, chosen, overrides)
     with progress.bar("Measuring", total=len(dataset.cases)) as shown:
         fingerprint = measuring.measure(dataset, workers=workers, progress=shown.count)
-    chosen = method or default(dataset.task)
     made = planning.make(dataset, fingerprint, chosen, length, seed=seed, overrides=overrides, device=device)
     if out is not None:
         for record, name in ((dataset, "dataset"), (fingerprint, "fingerprint"), (made, "plan")):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from isocenter.images.image import Image
 from isocenter.images.placement import Placement
 from isocenter.parts.augment.augmenter import Kind
-from isocenter.records import Budget, Choice, Fingerprint, Machine, Plan, Record, Stage
+from isocenter.records import Budget, Choice, Dataset, Fingerprint, Machine, Plan, Record, Stage
 
 Arrays = dict[str, np.ndarray]
 Batch = dict[str, Any]
@@ -111,6 +111,11 @@ class Method:
         return cls
 
     # -------------------------------------------------------------------------------------- before training
+
+    @classmethod
+    def select(cls, dataset: Dataset, settings: Record) -> Dataset:
+        """What is measured and learnt from: the dataset, or those cases and classes that settings name."""
+        return dataset
 
     @classmethod
     def decide(cls, fingerprint: Fingerprint, settings: Record) -> tuple[Record, dict[str, str]]:

@@ -120,6 +120,25 @@ def make(
     return apply_overrides(plan, wishes)
 
 
+def selected(dataset: Dataset, method: str, overrides: Mapping[str, Any] | None = None) -> Dataset:
+    """What a method measures and learns from: the dataset, or what its settings take of it.
+
+    Args:
+        dataset: The cases.
+        method: A key of the catalogue, or a method file of the user's own.
+        overrides: As for `make`.
+
+    Raises:
+        BadPlan: The method is unknown, or a setting cannot be followed.
+        BadDataset: What is asked for is not in the dataset.
+    """
+    if dataset.task != methods.task_of(method):  # `make` says so
+        return dataset
+    chosen = methods.load(method)
+    values = _settings({**methods.changes(method), **(overrides or {})})
+    return chosen.select(dataset, chosen.Settings.parse(values, where="settings"))
+
+
 def _refuse_absent_channels(dataset: Dataset, method: str, partial: bool) -> None:
     lacking = [c.id for c in dataset.cases if any(None in files for files in c.inputs.values())]
     if lacking and not partial:

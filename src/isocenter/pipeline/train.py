@@ -35,7 +35,7 @@ from isocenter.pipeline.learn import (
     read_log,
     refuse_tracker_that_is_absent,
 )
-from isocenter.pipeline.plan import make
+from isocenter.pipeline.plan import make, selected
 from isocenter.pipeline.predict import Model
 from isocenter.pipeline.prepare import Prepared, cache_root, prepare, prepare_image
 from isocenter.pipeline.run import WEIGHTS, Run
@@ -122,18 +122,22 @@ def _planned(
                 where=run.folder / "plan.json",
                 cure="Edit the file, or choose another --out.",
             )
+        settings = {f"settings.{name}": value for name, value in plan.settings.items()}
+        dataset = selected(dataset, plan.method, settings)
         if not (run.folder / "dataset.json").is_file():
             dataset.save(run.folder / "dataset.json")
         if not (run.folder / "fingerprint.json").is_file():
             measure(dataset, workers=surroundings.workers).save(run.folder / "fingerprint.json")
         return plan
+    chosen = method or methods.default(dataset.task)
+    dataset = selected(dataset, chosen, overrides)
     _refuse_errors(dataset)
     fingerprint = measure(dataset, workers=surroundings.workers)
     wanted = Budget.read(budget or isocenter.DEFAULT_BUDGET)
     plan = make(
         dataset,
         fingerprint,
-        method or methods.default(dataset.task),
+        chosen,
         wanted,
         seed=seed,
         overrides=overrides,
