@@ -13,11 +13,12 @@ from PIL import Image as Picturing
 
 import isocenter
 from isocenter import images, methods, tasks
-from isocenter.errors import BadPlan, IsocenterWarning
+from isocenter.errors import BadDataset, BadPlan
 from isocenter.images.geometry import Geometry
 from isocenter.images.placement import Placement
 from isocenter.methods.generation.cyclegan import CycleGan
 from isocenter.methods.makers import laid
+from isocenter.pipeline.run import Run
 from isocenter.records import Budget, Fingerprint, Machine, Scores, Stage
 
 SMALL = {"network.features": [4, 8, 8], "training.batch": 4, "geometry.patch": [12, 12]}
@@ -102,8 +103,84 @@ def test_cyclegan_turns_each_held_out_image_into_the_other_domain(discs: Path, t
 def test_cyclegan_needs_two_domains(tmp_path: Path) -> None:
     for number in range(8):
         Picturing.fromarray(np.full((12, 12), 20 * number + 5, np.uint8)).save(tmp_path / f"{number}.png")
-    with pytest.warns(IsocenterWarning), pytest.raises(BadPlan, match="two domains"):
+    with pytest.raises(BadPlan, match="two domains are needed, and there are no classes"):
         isocenter.plan(tmp_path, method="generation/cyclegan", budget="1 epochs", device="cpu", workers=1)
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty-one pictures from three scanners; a manifest says which, and names no class."""
+    folder, rng = tmp_path_factory.mktemp("scanned"), np.random.default_rng(0)
+    rows = ["image,scanner"]
+    for number in range(21):
+        shown = rng.integers(1, 90, (12, 12)) + 60 * (number % 3)
+        Picturing.fromarray(shown.astype(np.uint8)).save(folder / f"{number}.png")
+        rows.append(f"{number}.png,{('Aera', 'Skyra', 'Vida')[number % 3]}")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_cyclegan_s_domains_may_be_two_of_the_groups(scanned: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    overrides = {**SMALL, "settings.domains": "groups", "settings.pair": ["Vida", "Aera"], "folds": 2}
+    scores = isocenter.train(
+        scanned,
+        run,
+        method="generation/cyclegan",
+        budget="1 epochs",
+        overrides=overrides,
+        device="cpu",
+        workers=1,
+    )
+    plan = Run(run).plan
+    assert [label.name for label in plan.labels] == ["Vida", "Aera"]
+    learnt = {*plan.folds[0].train, *plan.folds[0].validation, *plan.folds[0].test}
+    assert learnt == {str(number) for number in range(21) if number % 3 != 1}
+    pairs = {(str(case.evidence["classes"]), str(case.evidence["asked"])) for case in scores.cases}
+    assert pairs == {("['Vida']", "['Aera']"), ("['Aera']", "['Vida']")}
+    given = isocenter.predict(run, [scanned / "1.png"], tmp_path / "given")
+    about = json.loads(given[0].with_name("1_about.json").read_text())
+    assert about["asked"] == ["Aera"]  # of a scanner that is not known: into the second domain
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault", "message"),
+    [
+        ({}, BadPlan, "there are no classes"),
+        ({"domains": "groups"}, BadPlan, r"there are 3 groups \(Aera, Skyra, Vida\)"),
+        ({"domains": "groups", "pair": ["Aera", "Aera"]}, BadPlan, "there is 1 group"),
+        (
+            {"domains": "groups", "pair": ["Aera", "Vita"]},
+            BadDataset,
+            "'Vita' has no image.*Did you mean 'Vida'",
+        ),
+        ({"domains": "scanner"}, BadPlan, "domains"),
+    ],
+)
+def test_domains_without_images_are_refused_before_anything_is_measured(
+    settings: dict[str, object], fault: type[Exception], message: str, scanned: Path
+) -> None:
+    overrides = {f"settings.{name}": value for name, value in settings.items()}
+    with pytest.raises(fault, match=f"(?s){message}"):
+        isocenter.plan(
+            scanned,
+            method="generation/cyclegan",
+            budget="1 epochs",
+            overrides=overrides,
+            device="cpu",
+            workers=1,
+        )
+
+
+def test_a_domain_without_training_images_is_named(discs: Path) -> None:
+    plan = isocenter.plan(
+        discs, method="generation/cyclegan", budget="1 epochs", overrides=SMALL, device="cpu", workers=1
+    )
+    method = CycleGan(plan, plan.stages[0])
+    shown = np.zeros((1, 12, 12), np.float32)
+    rings = {f"{number}": {"image": shown, "classes": np.array([0.0, 1.0])} for number in range(3)}
+    with pytest.raises(BadDataset, match="domain 'disc' has no image among the 3 training images"):
+        method.stream(rings, 0, 0)
 
 
 def test_a_pool_gives_back_what_it_was_given_earlier(discs: Path) -> None:

@@ -48,7 +48,7 @@ from isocenter.tasks.class_files import Classified
 from isocenter.tasks.single import RASTERS, SingleImage, means
 from isocenter.tasks.task import Facts, Measure, Measured, Picture, Summary, Task, Values
 
-__all__ = ["ABOUT", "ALL", "Generated", "Generation", "Real"]
+__all__ = ["ABOUT", "ALL", "Generated", "Generation", "Real", "classes_of"]
 
 ALL = "all"
 """The pseudo-label under which the set is judged."""
@@ -385,6 +385,15 @@ def _classes(dataset: Dataset, case: Case) -> Classified | None:
     if not {CLASS, CLASSES} & set(case.truth):
         return None
     return Classification().read_truth(dataset, case)
+
+
+def classes_of(dataset: Dataset, case: Case) -> tuple[str, ...]:
+    """The names of the classes that a case surely has; none where the dataset says nothing of any.
+
+    Raises:
+        BadDataset: A class is not declared.
+    """
+    return _present(_classes(dataset, case))
 
 
 def _present(classes: Classified | None) -> tuple[str, ...]:

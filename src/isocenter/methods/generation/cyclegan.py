@@ -7,27 +7,30 @@ G: A → B and F: B → A make smaller
 under least squares; each domain's critic tells its real images from made ones, half of which come from a pool
 of earlier ones. Norms are means over voxels; λ = 10, ι = 0.5 as published.
 
-The two domains are the two classes of the dataset. A critic wants the made images to be distributed as the
+The two domains are two classes of the dataset, or two of the groups that its cases come from (a manifest's
+column `group`, `site`, `scanner` or `centre`). A critic wants the made images to be distributed as the
 real ones, whatever that takes: where lesions are more frequent in one domain's training images than in the
 other's, they are taken away or invented (`isocenter study cyclegan_bias`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isocenter.errors import BadDataset, BadPlan
+from isocenter.errors import BadDataset, BadPlan, suggestion
+from isocenter.images.layouts.classes import CLASS, CLASSES, labelled
 from isocenter.methods.makers import CONDITION, Maker, Recipe, shape_of
 from isocenter.methods.method import Arrays, Batch, Network, Outputs, Speed, Turn
 from isocenter.parts.losses.adversarial import least_squares_critic, least_squares_generator
 from isocenter.parts.networks.translation import MapCritic, ResidualGenerator
-from isocenter.records import Budget, Fingerprint, Machine, Plan, Record, Stage
+from isocenter.records import Budget, Case, Dataset, Fingerprint, Machine, Plan, Record, Stage
 from isocenter.records import Network as NetworkPlan
+from isocenter.tasks.generation import classes_of
 
 CARD = {
     "title": "CycleGAN",
@@ -50,9 +53,12 @@ BLOCKS = 3
 
 
 class CycleSettings(Record):
-    """λ of the cycle, ι of the identity as its share, images that the pool holds of each domain; into which
-    domain an image is turned whose own is not known."""
+    """What the domains are, and which two where there are more, the first and the second; λ of the cycle, ι
+    of the identity as its share, images that the pool holds of each domain; into which domain an image is
+    turned whose own is not known."""
 
+    domains: Literal["classes", "groups"] = "classes"
+    pair: tuple[str, str] | None = None
     cycle: float = 10.0
     identity: float = 0.5
     pool: int = 50
@@ -86,18 +92,39 @@ class CycleGan(Maker):
         self.pools: dict[str, list[Tensor]] = {A: [], B: []}
 
     @classmethod
+    def select(cls, dataset: Dataset, settings: Record) -> Dataset:
+        """The cases of the two domains, each of which is a class.
+
+        Raises:
+            BadPlan: There are not two domains, and none are named.
+            BadDataset: A domain that is named has no image.
+        """
+        assert isinstance(settings, CycleSettings)
+        told = {case.id: _domains_of(dataset, case, settings.domains) for case in dataset.cases}
+        known = {name for said in told.values() for name in said}
+        declared = [label.name for label in dataset.labels if label.name in known]
+        names = settings.pair or (declared if settings.domains == "classes" else sorted(known))
+        if len(set(names)) != 2:
+            raise _not_two(dataset, names, settings.domains)
+        for name in names:
+            if name not in known:
+                what = f"domain '{name}' has no image: no case is of that {_WORDS[settings.domains][0]}."
+                raise BadDataset(what, where=dataset.root, cure=suggestion(name, known))
+        kept = [(case, [name for name in names if name in told[case.id]]) for case in dataset.cases]
+        return _of_domains(dataset, names, [(case, own[0]) for case, own in kept if len(own) == 1])
+
+    @classmethod
     def configure(
         cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
     ) -> tuple[Stage, ...]:
         """As all that make images.
 
         Raises:
-            BadPlan: There are not two classes.
+            BadPlan: What was measured has not two classes.
         """
         if len(fingerprint.labels) != 2:
             raise BadPlan(
-                f"two domains are needed, and the dataset has {len(fingerprint.labels)} classes.",
-                cure="Give a folder for each domain, or a column 'class' with two names.",
+                f"two domains are needed, and there are {len(fingerprint.labels)} classes.", cure=_CURE
             )
         return super().configure(fingerprint, budget, machine, speed, settings)
 
@@ -149,10 +176,12 @@ class CycleGan(Maker):
             place = self._domain(arrays.get(CONDITION))
             if place is not None:
                 domains[place].append(self.patch_of(arrays))
-        if not all(domains.values()):
-            raise BadDataset(
-                "a domain has no training image.", cure="Every case needs one of the two classes."
-            )
+        for label, shown in zip(self.plan.labels, domains.values(), strict=True):
+            if not shown:
+                raise BadDataset(
+                    f"domain '{label.name}' has no image among the {len(cases)} training images.",
+                    cure="Add images of it, or train on another fold.",
+                )
         return self._batches(domains, seed, first)
 
     def _batches(self, domains: Mapping[str, list[np.ndarray]], seed: int, first: int) -> Iterator[Batch]:
@@ -241,6 +270,50 @@ class CycleGan(Maker):
         asked = np.zeros(self.conditions, dtype=np.float32)
         asked[[DOMAINS.index(towards), -1]] = 1
         return {"made": made, CONDITION: asked} | self._compared(made, shown)
+
+
+_WORDS = {"classes": ("class", "classes"), "groups": ("group", "groups")}
+_CURE = (
+    "Give a folder for each domain or a column 'class' with two names; or take a manifest's groups (--set "
+    'settings.domains=groups); or name two (--set \'settings.pair=["flair","t1"]\').'
+)
+
+
+def _domains_of(dataset: Dataset, case: Case, domains: str) -> tuple[str, ...]:
+    if domains == "groups":
+        return () if case.group is None else (case.group,)
+    return classes_of(dataset, case)
+
+
+def _not_two(dataset: Dataset, names: Sequence[str], domains: str) -> BadPlan:
+    listed = f" ({', '.join(names[:8])}{' …' if len(names) > 8 else ''})" if names else ""
+    number = f"{len(set(names)) or 'no'} {_WORDS[domains][len(set(names)) != 1]}"
+    return BadPlan(
+        f"two domains are needed, and there {'is' if len(set(names)) == 1 else 'are'} {number}{listed}.",
+        where=dataset.root,
+        cure=_CURE,
+    )
+
+
+def _of_domains(dataset: Dataset, names: Sequence[str], kept: Sequence[tuple[Case, str]]) -> Dataset:
+    """The dataset of the cases that are kept, each of the class that is its domain."""
+    known = {case.id for case, _ in kept}
+    return dataset.changed(
+        labels=labelled(names),
+        cases=tuple(
+            case.changed(truth={**{k: v for k, v in case.truth.items() if k != CLASSES}, CLASS: [name]})
+            for case, name in kept
+        ),
+        folds=tuple(
+            fold.changed(
+                **{
+                    part: tuple(name for name in getattr(fold, part) if name in known)
+                    for part in ("train", "validation", "test")
+                }
+            )
+            for fold in dataset.folds
+        ),
+    )
 
 
 METHOD = CycleGan
