@@ -15,9 +15,9 @@ from isocenter import methods
 from isocenter.errors import BadDataset, BadModel, BadPlan, IsocenterWarning
 from isocenter.images.formats import slide
 from isocenter.methods import slides as tiles
+from isocenter.methods.bag_heads import DualStream, extremes
 from isocenter.methods.bags import BagMethod, BagSettings
-from isocenter.methods.mil.clam import Clam, extremes
-from isocenter.methods.mil.dsmil import DualStream
+from isocenter.methods.mil.clam import Clam
 from isocenter.methods.mil.prompt_mil import PromptMil
 from isocenter.parts.rules import bags as rules
 from isocenter.phantoms import slides as phantoms
@@ -216,10 +216,10 @@ def test_clam_attends_for_all_classes_or_for_each(branches: str) -> None:
 
 def test_the_second_stream_weighs_instances_by_likeness_to_the_critical_one() -> None:
     torch.manual_seed(0)
-    stream = DualStream(torch.nn.Identity(), 4, 3, 1)
+    stream = DualStream(torch.nn.Identity(), 4, 1, 3)
     bag = torch.randn(6, 4)
     with torch.no_grad():
-        first, second, attention = stream(bag)
+        first, second, attention = stream.streams(bag)
         scores = stream.instance(bag)[:, 0]
         queries = stream.query(bag)
         likeness = torch.softmax(queries @ queries[scores.argmax()] / 3**0.5, dim=0)
@@ -243,6 +243,39 @@ def test_only_the_prompt_learns_beside_the_head(trained: str, learns: int | None
     loss.backward()  # type: ignore[no-untyped-call]
     moved = sum(p.numel() for p in free if p.grad is not None and p.grad.abs().sum() > 0)
     assert (moved > 0) == (learns != 0)
+
+
+@pytest.mark.parametrize("head", ["abmil", "dsmil", "clam"])
+@pytest.mark.parametrize("names", [CLASSES, ("a", "b", "c")])
+def test_the_last_block_learns_under_each_published_head(head: str, names: tuple[str, ...]) -> None:
+    measured = fingerprint(names, features=False)
+    method = planned("mil/prompt_mil", measured, trained="last", head=head, tile=32)
+    method.modules.train()
+    tiles_of = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    classes = torch.zeros(1, len(names))
+    classes[0, -1] = 1
+    method.loss({"bag": [tiles_of], "classes": classes}, "network").backward()  # type: ignore[no-untyped-call]
+    backbone = cast(PromptMil, method).network.backbone
+    moved = [name for name, p in backbone.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    assert moved
+    assert all(name.startswith("blocks.3.") for name in moved)
+    scores, attention = said(method, tiles_of)
+    assert float(scores.sum()) == pytest.approx(1, abs=1e-5)
+    assert attention.shape == (len(method.attended), 5)
+    assert torch.allclose(attention.sum(1), torch.ones(len(attention)), atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["abmil", "dsmil", "clam"])
+def test_a_head_behind_the_transformer_is_the_one_of_its_own_method(head: str) -> None:
+    measured = fingerprint(width=192)
+    behind = cast(PromptMil, planned("mil/prompt_mil", fingerprint(features=False), head=head, tile=32)).head
+    alone = planned(f"mil/{head}", measured, hidden=(192,))
+    alone.modules["network"].load_state_dict(behind.state_dict())
+    features, classes = torch.randn(7, 192), torch.tensor([0.0, 1.0])
+    behind.eval()
+    alone.modules.eval()
+    expected = alone.bag_loss(features, classes)
+    assert torch.equal(behind.loss(features, classes, lambda logits: alone.judged(logits, classes)), expected)
 
 
 def test_prompts_are_refused_for_features() -> None:

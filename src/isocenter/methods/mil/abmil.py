@@ -7,13 +7,13 @@ paper; else each class has a branch of its own.
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from isocenter.methods.bags import BagMethod, BagSettings
-from isocenter.parts.networks.bags import GatedAttention, Standardise, attend
+from isocenter.methods.bag_heads import AttentionHead, HeadMethod
+from isocenter.methods.bags import BagSettings
+from isocenter.parts.networks.bags import Standardise
 from isocenter.records import Record
 
 CARD = {
@@ -37,7 +37,7 @@ class AttentionSettings(BagSettings):
     attention: int | None = None
 
 
-class AttentionMil(BagMethod):
+class AttentionMil(HeadMethod):
     """Standardise, embed, attend, classify."""
 
     Settings: ClassVar[type[Record]] = AttentionSettings
@@ -45,38 +45,8 @@ class AttentionMil(BagMethod):
 
     def build(self) -> dict[str, nn.Module]:
         layers, width = self.embedded()
-        network = AttentionNetwork(
-            nn.Sequential(Standardise(self.features), layers),
-            GatedAttention(width, self.settings.attention or max(8, width // 2), len(self.asked)),
-            nn.ModuleList(nn.Linear(width, 1) for _ in self.asked),
-        )
-        return {"network": network}
-
-    def bag_logits(self, bag: Tensor) -> tuple[Tensor, Tensor]:
-        logits, attention = self.modules["network"](bag)
-        return logits, attention
-
-
-class AttentionNetwork(nn.Module):
-    """One bag (instance, feature) to logits (branch,) and attention (branch, instance).
-
-    Args:
-        embed: Instance by instance.
-        attention: A branch for each question.
-        heads: As many, each for its branch's z_m.
-    """
-
-    def __init__(self, embed: nn.Module, attention: GatedAttention, heads: nn.ModuleList) -> None:
-        super().__init__()
-        self.embed = embed
-        self.attention = attention
-        self.heads = heads
-
-    def forward(self, bag: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and attention."""
-        means, weights = attend(self.embed, self.attention, bag)
-        logits = [cast("Tensor", head(mean)) for head, mean in zip(self.heads, means, strict=True)]
-        return torch.cat(logits), weights.T
+        embed = nn.Sequential(Standardise(self.features), layers)
+        return {"network": AttentionHead(embed, width, len(self.asked), self.settings.attention)}
 
 
 METHOD = AttentionMil

@@ -1,7 +1,7 @@
 """Prompt-MIL: a frozen vision transformer is given trainable tokens, so that its features suit the question.
 
 Tiles pass through the transformer with the prompt among their tokens; a head of multiple-instance learning
-(gated attention, as in `abmil`) answers from its features. What learns beside the head is
+(that of `abmil`, `dsmil` or `clam`) answers from its features. What learns beside the head is
 
 | `trained` | parameters of the transformer that learn |
 |---|---|
@@ -26,9 +26,10 @@ from torch.utils.checkpoint import checkpoint
 from isocenter.errors import BadPlan
 from isocenter.images.image import Image
 from isocenter.methods import slides
-from isocenter.methods.bags import BAG, BagMethod, BagSettings
+from isocenter.methods.bag_heads import AttentionHead, BagHead, ClamHead, DualStream, HeadMethod
+from isocenter.methods.bags import BAG, BagSettings
 from isocenter.methods.method import Arrays, Request
-from isocenter.parts.networks.bags import GatedAttention, Standardise, attend, embedding
+from isocenter.parts.networks.bags import Standardise
 from isocenter.parts.networks.vit import VisionTransformer
 from isocenter.parts.rules import bags as rules
 from isocenter.records import Fingerprint, Record
@@ -40,7 +41,7 @@ CARD = {
         "task-specific prompt tuning. MICCAI 2023. arXiv:2303.12214."
     ),
     "row": "C7",
-    "summary": "A frozen vision transformer with a trainable prompt, and gated attention over its features.",
+    "summary": "A frozen vision transformer with a trainable prompt, and a head of MIL over its features.",
     "published": {
         "TCGA-BRCA, accuracy / AUROC, prompt (70k + 192 parameters)": ".9347 / .9689",
         "TCGA-BRCA, accuracy / AUROC, full fine-tuning (5.6M)": ".8814 / .9378",
@@ -53,18 +54,19 @@ CHUNK = 32
 
 
 class PromptSettings(BagSettings):
-    """`trained` says what learns beside the head, `prompts` how many tokens are added, `most_tiles` how many
-    tiles of a slide a step draws (all are seen when it answers)."""
+    """`head` names the method whose head answers, `trained` says what learns beside it, `prompts` how many
+    tokens are added, `most_tiles` how many tiles of a slide a step draws (all are seen when it answers)."""
 
     encoder: Literal["vit"] = "vit"
     hidden: tuple[int, ...] | None = (192,)
+    head: Literal["abmil", "dsmil", "clam"] = "abmil"
     trained: Literal["nothing", "prompt", "last", "full"] = "prompt"
     prompts: int = 1
     most_tiles: int = 128
 
 
-class PromptMil(BagMethod):
-    """Transformer with a prompt, standardised, embedded, attended, classified."""
+class PromptMil(HeadMethod):
+    """Transformer with a prompt, and a head over its features."""
 
     Settings: ClassVar[type[Record]] = PromptSettings
     instances_per_step: ClassVar[int] = 128
@@ -84,26 +86,40 @@ class PromptMil(BagMethod):
             )
         return super().sample_shape(fingerprint, settings)
 
+    @property
+    def single(self) -> bool:
+        """Whether one question is asked; CLAM's head scores every class, also of two."""
+        return self.settings.head != "clam" and super().single
+
     def build(self) -> dict[str, nn.Module]:
         backbone = cast(VisionTransformer, slides.encoder("vit", self.settings.tile, self.settings.weights))
         prompt = torch.zeros(self.settings.prompts, self.features)
         nn.init.trunc_normal_(prompt, std=0.02)
-        layers = embedding(self.features, self.settings.hidden or (192,), self.settings.dropout)
-        width = (self.settings.hidden or (192,))[-1]
-        network = PromptNetwork(
-            backbone,
-            prompt,
-            nn.Sequential(Standardise(self.features), layers),
-            GatedAttention(width, width // 2, len(self.asked)),
-            nn.ModuleList(nn.Linear(width, 1) for _ in self.asked),
-        )
+        network = PromptNetwork(backbone, prompt, self._head())
         network.learn(self.settings.trained)
         return {"network": network}
 
+    def _head(self) -> BagHead:
+        layers, width = self.embedded()
+        embed = nn.Sequential(Standardise(self.features), layers)
+        if self.settings.head == "dsmil":
+            return DualStream(embed, width, len(self.asked))
+        if self.settings.head == "clam":
+            classes, exclusive = len(self.asked), bool(self.settings.exclusive)
+            return ClamHead(
+                embed, width, classes, exclusive=exclusive, branches=classes, dropout=self.settings.dropout
+            )
+        return AttentionHead(embed, width, len(self.asked))
+
     @property
     def network(self) -> PromptNetwork:
-        """The only module."""
+        """Transformer, prompt and head."""
         return cast(PromptNetwork, self.modules["network"])
+
+    @property
+    def head(self) -> BagHead:
+        """What answers from the tiles' features."""
+        return self.network.head
 
     # ------------------------------------------------------------------------------------------ samples
 
@@ -127,31 +143,26 @@ class PromptMil(BagMethod):
 
     # ----------------------------------------------------------------------------------------- learning
 
-    def watch(self, bag: Tensor) -> None:
-        """Nothing here: features are standardised where they are made."""
-
-    def bag_logits(self, bag: Tensor) -> tuple[Tensor, Tensor]:
-        logits, attention = self.network(bag)
-        return logits, attention
+    def instances(self, bag: Tensor) -> Tensor:
+        """Features (tile, 192) of tiles (tile, 3, y, x) as bytes."""
+        found: Tensor = self.network(bag)
+        return found
 
 
 class PromptNetwork(nn.Module):
-    """Tiles (n, 3, y, x) as bytes to logits (question,) and attention (question, n)."""
+    """Tiles (n, 3, y, x) as bytes to features (n, 192); the head stands beside, to answer from them.
 
-    def __init__(
-        self,
-        backbone: VisionTransformer,
-        prompt: Tensor,
-        embed: nn.Sequential,
-        attention: GatedAttention,
-        heads: nn.ModuleList,
-    ) -> None:
+    Args:
+        backbone: The transformer.
+        prompt: Tokens (token, 192) that are put among a tile's.
+        head: What answers.
+    """
+
+    def __init__(self, backbone: VisionTransformer, prompt: Tensor, head: BagHead) -> None:
         super().__init__()
         self.backbone = backbone
         self.prompt = nn.Parameter(prompt)
-        self.embed = embed
-        self.attention = attention
-        self.heads = heads
+        self.head = head
 
     def learn(self, part: str) -> None:
         """Let a part of the transformer learn: `nothing`, `prompt`, its `last` block, or in `full`."""
@@ -162,9 +173,9 @@ class PromptNetwork(nn.Module):
         self.prompted = part == "prompt"
         self.through = part != "nothing"
 
-    def features(self, tiles: Tensor) -> Tensor:
-        """Features (n, 192) of tiles, some tiles at a time."""
-        return torch.cat([self._some(part) for part in torch.split(tiles, CHUNK)])
+    def forward(self, tiles: Tensor) -> Tensor:
+        """Features in single precision, some tiles at a time."""
+        return torch.cat([self._some(part) for part in torch.split(tiles, CHUNK)]).float()
 
     def _some(self, tiles: Tensor) -> Tensor:
         prompt = self.prompt if self.prompted else None
@@ -174,16 +185,6 @@ class PromptNetwork(nn.Module):
             return found
         with torch.no_grad():
             return cast(Tensor, self.backbone(seen, prompt))
-
-    def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and attention."""
-        features = self.features(tiles).float()
-        standardise = self.embed[0]
-        if self.training and isinstance(standardise, Standardise):
-            standardise.learn(features.detach())
-        means, weights = attend(self.embed, self.attention, features)
-        logits = [cast(Tensor, head(mean)) for head, mean in zip(self.heads, means, strict=True)]
-        return torch.cat(logits), weights.T
 
 
 METHOD = PromptMil
