@@ -20,12 +20,20 @@ from isocenter.methods.restoring import Restorer, noise_sd
 from isocenter.parts.damage.noise import Gaussian, MonteCarlo
 from isocenter.parts.damage.writing import Clean, write_dataset
 from isocenter.parts.losses.quality import LOSSES
-from isocenter.records import Channel, Plan
+from isocenter.records import Budget, Channel, Fingerprint, Machine, Plan
 
 KEYS = sorted(methods.catalogue("restoration"))
-DOSES = ["restoration/dose_convlstm", "restoration/unet"]
+DOSES = [
+    ("restoration/dose_convlstm", "convlstm_3d"),
+    ("restoration/dose_convlstm", "convlstm_2d"),
+    ("restoration/dose_convlstm", "unet_convlstm"),
+    ("restoration/unet", ""),
+    ("restoration/bionet", ""),
+    ("restoration/pix2pix", ""),
+]
 
 Built = Callable[[str, int], Method]
+MACHINE = Machine(device="cpu", name="a test", cores=1, memory_gb=8.0)
 
 
 def smooth(*shape: int, seed: int = 0) -> NDArray[np.float32]:
@@ -67,9 +75,10 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def planned(data: Path, run: Path, key: str) -> Plan:
+def planned(data: Path, run: Path, key: str, **settings: object) -> Plan:
     """A plan of one epoch, its network with a few features."""
-    plan = isocenter.plan(data, method=key, budget="1 epochs", out=run, overrides={"training.batch": 2})
+    overrides = {"training.batch": 2, **{f"settings.{name}": value for name, value in settings.items()}}
+    plan = isocenter.plan(data, method=key, budget="1 epochs", out=run, overrides=overrides)
     stages = []
     for stage in plan.stages:
         network = stage.network
@@ -99,10 +108,10 @@ def test_pictures_go_from_files_to_scores_and_a_report(key: str, cached: Path) -
     assert "root mean squared error" in isocenter.report(run).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("key", [key for key in DOSES if key in KEYS])
-def test_growing_doses_become_one_dose_in_gray(key: str, cached: Path) -> None:
+@pytest.mark.parametrize(("key", "variant"), DOSES)
+def test_growing_doses_become_one_dose_in_gray(key: str, variant: str, cached: Path) -> None:
     data, run = doses(cached / "data"), cached / "run"
-    plan = planned(data, run, key)
+    plan = planned(data, run, key, **({"variant": variant} if variant else {}))
     assert len(plan.channels) == 2
     assert plan.settings["answered"] == 1
     scores = isocenter.train(data, run, device="cpu", workers=1)
@@ -270,3 +279,62 @@ def test_a_dose_is_seen_step_by_step(built: Built) -> None:
         other = method.forward({"image": sequence.flip(1)})["restored"]
     assert given.shape == (1, 1, 6, 7, 8)
     assert not torch.allclose(given, other)
+
+
+@pytest.mark.parametrize(
+    ("variant", "kernel", "levels"),
+    [("convlstm_3d", (3, 3, 3), 1), ("convlstm_2d", (1, 3, 3), 1), ("unet_convlstm", (3, 3, 3), 4)],
+)
+def test_each_variant_of_the_dose_s_network_plans_its_own(
+    variant: str, kernel: tuple[int, ...], levels: int, measured: Callable[[str, int], Fingerprint]
+) -> None:
+    key = "restoration/dose_convlstm"
+    kind = methods.load(key)
+    settings = kind.Settings.parse({"variant": variant}, where="settings")
+    (stage,) = kind.configure(measured(key, 3), Budget(epochs=1), MACHINE, None, settings)
+    assert stage.unet.kernels[0] == kernel
+    assert len(stage.unet.features) == levels
+
+
+def test_bionet_is_gone_through_as_often_as_planned(built: Built) -> None:
+    method = built("restoration/bionet", 3)
+    assert method.settings.iterations == 3  # type: ignore[attr-defined]
+    once = type(method)(method.plan.changed(settings={**method.plan.settings, "iterations": 1}), method.stage)
+    assert once.modules["network"].iterations == 1
+    image = torch.rand(1, 1, *method.stage.geometry.patch)
+    with torch.inference_mode():
+        assert once.forward({"image": image})["restored"].shape == image.shape
+
+
+def test_pix2pix_alternates_generator_and_critic_and_each_teaches_its_own(built: Built) -> None:
+    from isocenter.pipeline.learn import turn_of
+
+    method = built("restoration/pix2pix", 3)
+    assert [turn_of(method.turns, step) for step in range(4)] == ["network", "critic", "network", "critic"]
+    assert method.stage.training.momentum == 0.5
+    patch = method.stage.geometry.patch
+    batch = {"image": torch.rand(2, 1, *patch), "target": torch.rand(2, 1, *patch)}
+    for turn, others in (("network", ()), ("critic", ("network",))):
+        method.modules.zero_grad()
+        torch.autograd.backward(method.loss(batch, turn))
+        for name, network in method.modules.items():
+            taught = any(weight.grad is not None for weight in network.parameters())
+            assert taught or name != turn
+            assert not taught or name not in others
+
+
+def test_pix2pix_weighs_the_distance_beside_the_critic(built: Built) -> None:
+    planned_method = built("restoration/pix2pix", 2)
+    patch = planned_method.stage.geometry.patch
+    batch = {"image": torch.rand(2, 1, *patch), "target": torch.rand(2, 1, *patch)}
+    found = []
+    for fidelity in (0.0, 1.0, 200.0):
+        plan = planned_method.plan.changed(settings={**planned_method.plan.settings, "fidelity": fidelity})
+        method = type(planned_method)(plan, planned_method.stage)
+        method.modules.load_state_dict(planned_method.modules.state_dict())
+        method.modules.eval()
+        with torch.no_grad():
+            found.append(float(method.loss(batch, "network")))
+            away = float((method.forward(batch)["restored"] - batch["target"]).abs().mean())
+    assert found[1] - found[0] == pytest.approx(away, rel=1e-4)
+    assert found[2] - found[0] == pytest.approx(200 * away, rel=1e-4)

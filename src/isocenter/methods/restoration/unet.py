@@ -25,7 +25,7 @@ CARD = {
     ),
     "row": "G3",
     "summary": "A U-Net that gives the image; the comparator of the dose ConvLSTM.",
-    "published": {"dose, SSIM/gamma pass rate/L1 (10 M)": "80.0/61.2/.088"},
+    "published": {"dose, SSIM/gamma pass rate/L1 (10 M)": "80.0 ± 2.4/61.2 ± 2.8/.088 ± .007"},
 }
 
 

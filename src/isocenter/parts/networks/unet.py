@@ -67,24 +67,26 @@ class ConvolutionUnit(nn.Sequential):
         self, plan: Network, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int]
     ) -> None:
         dims = len(kernel)
-        layers: list[nn.Module] = [
-            CONVOLUTIONS[dims](
-                inputs,
-                outputs,
-                tuple(kernel),
-                stride=tuple(stride),
-                padding=tuple(size // 2 for size in kernel),
-                bias=plan.norm == "none",
-            )
-        ]
-        if plan.norm == "instance":
-            layers.append(InstanceNorm(outputs))
-        elif plan.norm == "batch":
-            layers.append(BATCH_NORMS[dims](outputs))
-        elif plan.norm == "group":
-            layers.append(nn.GroupNorm(math.gcd(GROUPS, outputs), outputs))
-        layers.append(ACTIVATIONS[plan.activation]())
-        super().__init__(*layers)
+        convolution = CONVOLUTIONS[dims](
+            inputs,
+            outputs,
+            tuple(kernel),
+            stride=tuple(stride),
+            padding=tuple(size // 2 for size in kernel),
+            bias=plan.norm == "none",
+        )
+        super().__init__(convolution, *after_convolution(plan, dims, outputs))
+
+
+def after_convolution(plan: Network, dims: int, channels: int) -> list[nn.Module]:
+    """The plan's normalisation, if any, and its activation."""
+    norms: dict[str, Callable[[], nn.Module]] = {
+        "instance": lambda: InstanceNorm(channels),
+        "batch": lambda: BATCH_NORMS[dims](channels),
+        "group": lambda: nn.GroupNorm(math.gcd(GROUPS, channels), channels),
+    }
+    norm = [norms[plan.norm]()] if plan.norm in norms else []
+    return [*norm, ACTIVATIONS[plan.activation]()]
 
 
 class Encoder(nn.Module):
@@ -162,7 +164,11 @@ class UNet(nn.Module):
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
         """Scores (batch, outputs, *space) of one or several levels, finest first."""
-        *skips, deep = self.encoder(inputs)
+        return self.decoded(self.encoder(inputs))
+
+    def decoded(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Scores from the features of every level, finest first."""
+        *skips, deep = features
         scores = []
         for step, (up, decode) in enumerate(zip(self.up, self.decoder, strict=True)):
             level = len(skips) - 1 - step

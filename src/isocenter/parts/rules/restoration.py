@@ -45,6 +45,8 @@ WHY_BATCH_NORMED = (
     "than a decibel over the usual one."
 )
 
+MOST_FEATURES = 512
+
 Seconds = Callable[[int, int], float]
 """Of one training step, from a width and a batch."""
 
@@ -110,6 +112,42 @@ def layers(
             "pooling": "max",
             "deep_supervision": False,
             "why": why or {},
+        }
+    )
+
+
+def u_net(dims: int, width: int, levels: int, *, why: dict[str, str] | None = None) -> Network:
+    """A U-Net, pooled by maxima and normalised over the batch, whose features double with each halving.
+
+    Args:
+        dims: Axes of space.
+        width: Features of the finest level.
+        levels: Resolutions.
+        why: Reasons beside the common ones.
+    """
+    return Network.parse(
+        {
+            "features": shaping.features(width, levels, MOST_FEATURES),
+            "kernels": ((3,) * dims,) * levels,
+            "strides": ((1,) * dims, *[(2,) * dims] * (levels - 1)),
+            "convolutions": (2,) * levels,
+            "decoder_convolutions": (2,) * (levels - 1),
+            "norm": "batch",
+            "activation": "relu",
+            "pooling": "max",
+            "deep_supervision": False,
+            "why": {
+                "kernels": "3 along every axis.",
+                "strides": "2 along every axis.",
+                "convolutions": "Two on each level, as the U-Net.",
+                "decoder_convolutions": "Two on each level, mirroring the encoder.",
+                "norm": "Over the batch: unlike a single image's, its mean and variance are the same for all "
+                "tiles, so that a tile's level is not lost.",
+                "activation": "As published.",
+                "pooling": "As published.",
+                "deep_supervision": "Off: coarser levels have no image of their own.",
+                **(why or {}),
+            },
         }
     )
 
