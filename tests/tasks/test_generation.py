@@ -32,13 +32,13 @@ def shades(tmp_path: Path) -> Dataset:
     return open_dataset(tmp_path, "generation")
 
 
-def scored(dataset: Dataset, change: float) -> list[CaseScore]:
-    """Every case answered by its own image, brightened."""
+def scored(dataset: Dataset, change: float, *, turned: bool = False) -> list[CaseScore]:
+    """Every case answered by its own image, brightened; asked for as of its own or of the other class."""
     rows = []
     for case in dataset.cases:
         truth = TASK.read_truth(dataset, case)
         assert truth.classes is not None
-        asked = tuple(np.array(truth.classes.names)[truth.classes.present == 1])
+        asked = tuple(np.array(truth.classes.names)[truth.classes.present == (0 if turned else 1)])
         answer = Generated(truth.image.array + change, asked, nearest=Nearest(1.5, True))
         rows.append(
             CaseScore(
@@ -92,6 +92,19 @@ def test_the_real_set_itself_is_at_no_distance_and_a_changed_one_is(shades: Data
     assert changed["frechet"].mean is not None
     assert changed["frechet"].mean > 0.5
     assert changed["kernel_distance"].mean > same["kernel_distance"].mean  # type: ignore[operator]
+
+
+def test_images_that_should_have_been_turned_are_judged_beside_those_of_the_other_class(
+    shades: Dataset,
+) -> None:
+    kept, turned = (TASK.summarise(scored(shades, 0.0, turned=side))["all"] for side in (False, True))
+    assert kept["frechet"].mean == pytest.approx(0, abs=1e-3)  # as they should be
+    for measure in ("kernel_distance", "frechet"):  # left as they were, though they should be of the other
+        assert turned[measure].mean > 0.5  # type: ignore[operator]
+        assert turned[measure].low > kept[measure].high  # type: ignore[operator]
+    assert turned["frechet"].mean == pytest.approx(turned["class_frechet"].mean)
+    assert turned["precision"].mean == turned["recall"].mean == 0
+    assert turned["frechet_real"].mean is not None
 
 
 def test_a_missing_answer_has_no_values_and_no_part_in_the_set(shades: Dataset) -> None:

@@ -12,8 +12,9 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ LATENT = "_latent.npy"
 GRID, TABLE = "grid.png", "made.csv"
 """What lies beside made images: all of them in one picture, and as a table."""
 
+Part = tuple[NDArray[np.intp], NDArray[np.intp]]
+"""Which made images are judged beside which real ones."""
 
 MARKED, UNMARKED, CONTRAST = "marked", "unmarked", "contrast"
 """Keys of a truth where it is known how an image should come out, with its marks and without: the files of
@@ -127,6 +130,8 @@ class Generation(SingleImage):
         "frechet_real.",
         "frechet_real": "The same between random halves of the held-out real images: what half as many real "
         "images have among themselves.",
+        "turned": "Images that were turned into another class are judged beside the real images of that "
+        "class, and the classes averaged: else those left as they were would be as good as real ones.",
         "class_frechet": "The Fréchet distance within each class, averaged over classes.",
         "precision": "The share of made images inside the manifold of the real ones (third neighbours).",
         "recall": "The share of real images inside the manifold of the made ones.",
@@ -151,10 +156,10 @@ class Generation(SingleImage):
         "precision": Measure("Precision"),
         "recall": Measure("Recall"),
         "nearest": Measure("Nearest training image", better="high", digits=2, shown=True),
-        "nearest_real": Measure("Nearest training image, real", better="none", digits=2),
-        "authenticity": Measure("Authenticity"),
-        "authenticity_real": Measure("Authenticity, real", better="none"),
-        "copies": Measure("Copies", better="low"),
+        "nearest_real": Measure("Nearest training image, real", better="none", digits=2, shown=True),
+        "authenticity": Measure("Authenticity", digits=2, shown=True),
+        "authenticity_real": Measure("Authenticity, real", better="none", digits=2, shown=True),
+        "copies": Measure("Copies", better="low", digits=2, shown=True),
         "marks_kept": Measure("Marks kept"),
         "marks_invented": Measure("Marks invented", unit="voxels", better="low", digits=1),
         "marks_excess": Measure("Marks in excess", unit="voxels", better="none", digits=1),
@@ -328,33 +333,70 @@ def _distances(made: Features, real: Features, cases: Sequence[CaseScore]) -> di
     """Every measure of the set, with an interval."""
     made, real = standardised(made, real)
     patients = [case.patient for case in cases]
-    manifolds = precision_and_recall
+    classes = _by_class(cases)
+    parts = classes if _turned(cases) else [(np.arange(len(made)), np.arange(len(real)))]
+
+    def over(statistic: Callable[[Features, Features], float], *, share: bool = False) -> Interval:
+        return half_sample_interval(
+            lambda at: _mean_over(parts, statistic, made, real, at), patients, share=share
+        )
+
     found = {
-        "kernel_distance": half_sample_interval(lambda at: kernel_distance(made[at], real[at]), patients),
-        "frechet": half_sample_interval(lambda at: frechet(made[at], real[at]), patients),
-        "precision": half_sample_interval(lambda at: manifolds(made[at], real[at])[0], patients, share=True),
-        "recall": half_sample_interval(lambda at: manifolds(made[at], real[at])[1], patients, share=True),
+        "kernel_distance": over(kernel_distance),
+        "frechet": over(frechet),
+        "precision": over(lambda ours, theirs: precision_and_recall(ours, theirs)[0], share=True),
+        "recall": over(lambda ours, theirs: precision_and_recall(ours, theirs)[1], share=True),
     }
-    everyone = np.arange(len(real))
-    halves = between_halves(lambda at: frechet(real[at], real[np.setdiff1d(everyone, at)]), len(real))
-    found["frechet_real"] = Interval(mean=halves, low=None, high=None, n=len(set(patients)))
-    if (inside := _within_classes(made, real, cases)) is not None:
-        found["class_frechet"] = inside
+    number = len(set(patients))
+    halves = [_between_halves(real[theirs]) for _, theirs in parts if len(theirs) >= 2 * FEWEST]
+    if halves:
+        found["frechet_real"] = Interval(mean=float(np.mean(halves)), low=None, high=None, n=number)
+    if len(classes) > 1:
+        inside = _mean_over(classes, frechet, made, real, np.arange(len(cases)))
+        found["class_frechet"] = Interval(mean=inside, low=None, high=None, n=number)
     return found
 
 
-def _within_classes(made: Features, real: Features, cases: Sequence[CaseScore]) -> Interval | None:
-    """The mean over classes of the Fréchet distance within each; None where fewer than two can be judged."""
+def _by_class(cases: Sequence[CaseScore]) -> list[Part]:
+    """For each class that can be judged, which made images were to be of it and which real ones are."""
     asked, shown = ([_words(case, key) for case in cases] for key in ("asked", "classes"))
-    found = []
+    parts = []
     for name in sorted({name for names in asked for name in names}):
-        ours = np.array([name in names for names in asked])
-        theirs = np.array([name in names for names in shown])
-        if min(ours.sum(), theirs.sum()) >= FEWEST:
-            found.append(frechet(made[ours], real[theirs]))
-    if len(found) < 2:
-        return None
-    return Interval(mean=float(np.mean(found)), low=None, high=None, n=len({case.patient for case in cases}))
+        ours, theirs = (
+            np.flatnonzero([name in names for names in side]).astype(np.intp) for side in (asked, shown)
+        )
+        if min(len(ours), len(theirs)) >= FEWEST:
+            parts.append((ours, theirs))
+    return parts
+
+
+def _turned(cases: Sequence[CaseScore]) -> bool:
+    """Whether images were turned into another class than their own."""
+    return any(
+        asked and own and not set(asked) & set(own)
+        for case in cases
+        for asked, own in [(_words(case, "asked"), _words(case, "classes"))]
+    )
+
+
+def _mean_over(
+    parts: Sequence[Part],
+    statistic: Callable[[Features, Features], float],
+    made: Features,
+    real: Features,
+    at: NDArray[np.intp],
+) -> float:
+    """The mean over parts of what a statistic says of those images that are among `at`; NaN of too few."""
+    kept = [tuple(np.intersect1d(side, at) for side in part) for part in parts]
+    found = [
+        statistic(made[ours], real[theirs]) for ours, theirs in kept if min(len(ours), len(theirs)) >= FEWEST
+    ]
+    return float(np.mean(found)) if found else math.nan
+
+
+def _between_halves(real: Features) -> float:
+    everyone = np.arange(len(real))
+    return between_halves(lambda at: frechet(real[at], real[np.setdiff1d(everyone, at)]), len(real))
 
 
 def _wanted(dataset: Dataset, case: Case) -> tuple[Image, Image, float] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import linalg
@@ -17,6 +19,7 @@ from isocenter.parts.metrics.generation import (
     precision_and_recall,
     standardised,
 )
+from isocenter.records import Interval
 
 RNG = np.random.default_rng(0)
 
@@ -111,6 +114,15 @@ def test_half_samples_give_the_standard_error_of_a_mean() -> None:
 
 def test_a_set_of_few_patients_has_no_distance() -> None:
     assert half_sample_interval(lambda index: 1.0, [1, 1, 2, 2]).mean is None
+
+
+def test_halves_that_are_too_few_count_for_nothing() -> None:
+    def known(least: int) -> Interval:
+        return half_sample_interval(lambda at: 2.0 if len(at) > least else math.nan, range(16))
+
+    assert (known(4).mean, known(4).low, known(4).high) == (2.0, 2.0, 2.0)
+    assert (known(8).mean, known(8).low) == (2.0, None)
+    assert known(16).mean is None
 
 
 def test_halves_are_told_apart() -> None:

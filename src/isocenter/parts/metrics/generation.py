@@ -221,10 +221,11 @@ def half_sample_interval(
 
     Drawing patients anew with replacement, as elsewhere, would repeat images, and distances between sets that
     hold an image twice are wrong. The deviation over halves drawn without replacement is the standard error
-    of the whole (McCarthy, "Pseudo-replication: half samples", 1969); the interval is ± 1.96 of it.
+    of the whole (McCarthy, "Pseudo-replication: half samples", 1969); the interval is ± 1.96 of it. Where
+    more than half of the halves are too few, there is none.
 
     Args:
-        statistic: Takes indices of images and gives a number.
+        statistic: Takes indices of images and gives a number; NaN where these are too few.
         patients: Whose image each is.
         share: Whether the statistic lies between 0 and 1, and so does its interval.
         draws: How many halves.
@@ -235,9 +236,14 @@ def half_sample_interval(
     if number < 2 * FEWEST:
         return Interval(mean=None, low=None, high=None, n=number)
     estimate = statistic(np.arange(codes.size))
+    if np.isnan(estimate):
+        return Interval(mean=None, low=None, high=None, n=number)
     rng = np.random.default_rng(seed)
-    halves = [statistic(np.flatnonzero(_half(rng, number)[codes])) for _ in range(draws)]
-    error = 1.96 * float(np.sqrt(np.mean((np.array(halves) - np.mean(halves)) ** 2)))
+    drawn = np.array([statistic(np.flatnonzero(_half(rng, number)[codes])) for _ in range(draws)])
+    halves = drawn[~np.isnan(drawn)]
+    if 2 * len(halves) < draws:
+        return Interval(mean=estimate, low=None, high=None, n=number)
+    error = 1.96 * float(np.sqrt(np.mean((halves - np.mean(halves)) ** 2)))
     low, high = estimate - error, estimate + error
     if share:
         low, high = max(0.0, low), min(1.0, high)
