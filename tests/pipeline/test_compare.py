@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as Picturing
 
 import isocenter
 from isocenter import cli, images
@@ -395,6 +396,58 @@ def test_counts_in_one_table_are_compared_and_fewer_errors_are_better(counted: P
     assert "RMSE" in page[page.index('id="scores"') : page.index('id="significance"')]
     with pytest.raises(BadDataset, match="does not name the cases"):
         entrants([str(data / "labels" / "field_0.png"), str(tables["far"])], "counting")
+
+
+def _small(folder: Path, key: str, **changes: object) -> str:
+    """A file of a method of generation that is planned tiny."""
+    tiny = {"network.features": [4, 8, 8], "training.batch": 4, "geometry.patch": [12, 12], **changes}
+    path = folder / f"{key}.py"
+    path.write_text(f'BASE = "generation/{key}"\nCHANGES = {tiny!r}\n')
+    return str(path)
+
+
+def _pictures(folder: Path, number: int) -> Path:
+    """Pictures of 12 × 12 pixels of noise about a grey of their own, without any truth."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for name in range(number):
+        shown = np.clip(rng.normal(60 + 5 * name, 20, (12, 12)), 1, 255)
+        Picturing.fromarray(shown.astype(np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+def test_makers_of_images_are_compared_as_sets_and_nothing_is_tested_in_pairs(tmp_path: Path) -> None:
+    data = _pictures(tmp_path / "alone", 40)
+    methods = [_small(tmp_path, "gan"), f"again={_small(tmp_path, 'gan')}"]
+    out = tmp_path / "out"
+    result = isocenter.compare(
+        data, methods, out, budget="1 epochs", task="generation", device="cpu", workers=1
+    )
+    first, second = (each.summary["all"] for each in result.contestants)
+    assert {"kernel_distance", "frechet", "frechet_real", "nearest", "authenticity", "copies"} <= set(first)
+    assert first["kernel_distance"] == second["kernel_distance"]  # the same method, folds, budget and seed
+    assert first["frechet"].low is not None
+    assert (result.tests, result.rankings, result.significance) == ((), (), {})
+    assert "nothing is tested in pairs" in result.rules["tests"]
+    page = (out / "comparison.html").read_text()
+    assert "Best Kernel distance; lower is better" in page
+    assert "Authenticity, real" in page
+    assert "Who is better than whom" not in page
+    assert "joined to itself" not in page
+    assert "Wilcoxon" not in page
+
+
+def test_who_makes_images_is_not_compared_with_who_changes_the_held_out_ones(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for side in ("left", "right"):
+        _pictures(data / side, 4)
+    words = [_small(tmp_path, "gan"), _small(tmp_path, "cyclegan")]
+    with pytest.raises(
+        BadPlan, match="gan makes images out of nothing, cyclegan changes the held-out images"
+    ):
+        isocenter.compare(data, words, tmp_path / "out", budget="1 epochs", task="generation")
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_of_answers_are_compared_by_a_file_of_truths_without_any_image(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ class Method:
         tiled: Whether images are answered tile by tile through `forward`; else `respond` sees them whole.
         companions: How many further cases a training sample is made of, see `join`.
         partial: Whether it answers cases that lack some of their channels.
+        makes: Whether answers come out of nothing, not out of the images that are asked about.
         tuning_cases: How many cases `tune` is given at most.
         oriented: Whether each case's `grid`, 4 × 4 from the reversed index to RAS+ mm, lies beside its image.
         modules: The networks, by the names that `turns` uses.
@@ -84,6 +85,7 @@ class Method:
     tiled: ClassVar[bool] = True
     companions: ClassVar[int] = 0
     partial: ClassVar[bool] = False
+    makes: ClassVar[bool] = False
     tuning_cases: ClassVar[int] = 40
     oriented: ClassVar[bool] = False
 

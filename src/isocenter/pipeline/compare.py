@@ -52,6 +52,10 @@ _OF_A_SET = (
     "What belongs to all cases together, such as a mean average precision, has an interval over patients but "
     "no value of a single case, so that it is neither tested in pairs nor ranked."
 )
+_UNTESTED = (
+    "Answers belong to no single case, so that nothing is tested in pairs and nobody is ranked. How firm a "
+    "measure is, its interval says; the best is who has the best headline measure."
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ def compare(dataset: Dataset, words: Sequence[str], out: Path, terms: Terms = Te
         RunFailed: Training had to stop; go on with `terms.resume`.
     """
     standing = contestants.entrants(words, dataset.task)
+    contestants.refuse_unlike(standing, dataset.task)
     given = _given(standing, dataset)
     scored = {e.name: contestants.run_scores(e, dataset) for e in standing if e.kind == "run"}
     trained = {e.name: _train(e, dataset, out, terms) for e in standing if e.kind == "method"}
@@ -163,7 +168,8 @@ def _given(standing: Sequence[Entrant], dataset: Dataset) -> dict[str, set[str]]
     Raises:
         BadDataset: A folder answers none of the cases, or there is nobody who could be held out.
     """
-    patients = {case.patient for case in dataset.cases if case.truth}
+    alone = not tasks.load(dataset.task).paired
+    patients = {case.patient for case in dataset.cases if case.truth or alone}
     if len(patients) < 2 and any(entrant.kind == "method" for entrant in standing):
         raise BadDataset(
             "all cases are of one patient, so that none can be held out to compare methods.",
@@ -260,8 +266,9 @@ def conclude(
     labels = _labels(found)
     tested = _tested(found, words)
     patients = tuple(row.patient for row in found[0].cases)
-    several = len(set(patients)) > 1
-    ranked = _ranked(found, words)
+    paired = words.task.paired
+    several = paired and len(set(patients)) > 1
+    ranked = _ranked(found, words) if paired else []
     return Comparison(
         isocenter=isocenter.__version__,
         dataset=dataset.name,
@@ -274,7 +281,7 @@ def conclude(
         contestants=tuple(found),
         tests=tuple(_tests(found, labels, tested, patients, words)) if several else (),
         rankings=tuple(_rankings(found, labels, patients, ranked, words)),
-        significance=_significance(found, leading(found, words), patients, words),
+        significance=_significance(found, leading(found, words), patients, words) if paired else {},
         volumes_ml=dict(volumes or {}),
         notes=tuple(notes),
         rules={**words.task.rules, **_rules(words, ranked, bool(volumes), bool(of_set(found, words)))},
@@ -282,12 +289,12 @@ def conclude(
 
 
 def _rules(words: Measures, ranked: Sequence[str], volumes: bool, pooled: bool) -> dict[str, str]:
-    rules = dict(_RULES)
+    rules = dict(_RULES) if words.task.paired else {"tests": _UNTESTED, "intervals": _RULES["intervals"]}
     if ranked:
         rules["ranks"] = _RANKS.format(measures=" and ".join(words[measure].title for measure in ranked))
     if volumes:
         rules["volumes"] = _VOLUMES
-    if pooled:
+    if pooled and words.task.paired:
         rules["all cases together"] = _OF_A_SET
     return rules
 

@@ -49,7 +49,7 @@ def page(result: Comparison, dataset: Dataset, folders: Mapping[str, Path]) -> s
     names = [each.name for each in result.contestants]
     words = Measures(tasks.load(result.task), _length(result, dataset))
     lead = leading(result.contestants, words)
-    spread = _spread(result, lead, words)
+    spread = _spread(result, lead, words) if words.task.paired else []
     pictures = _pictures(result, dataset, folders, [case for case, _ in spread[:PICTURED]], words)
     pooled = of_set(result.contestants, words)
     rows = _case_rows(result, spread, lead, words)
@@ -236,7 +236,9 @@ def _boxes(result: Comparison, pooled: Sequence[str], words: Measures) -> list[c
         rows = []
         for each in result.contestants:
             values = _column(each, result.labels[0], measure, words)
-            known = zip(result.cases, values, strict=True)
+            # Where answers belong to no case, there is nothing to be joined: names then differ.
+            shown = [case if words.task.paired else f"{case} by {each.name}" for case in result.cases]
+            known = zip(shown, values, strict=True)
             rows.append((each.name, [(case, float(v)) for case, v in known if not math.isnan(v)]))
         if len(result.cases) > 2 and any(cases for _, cases in rows):
             plots.append(contest_charts.paired_plot(words.name(measure), words.unit(measure), rows))

@@ -71,6 +71,26 @@ def entrants(words: Sequence[str], task: str) -> tuple[Entrant, ...]:
     return found
 
 
+def refuse_unlike(standing: Sequence[Entrant], task: str) -> None:
+    """Where sets are judged, who makes images out of nothing is not compared with who changes given ones.
+
+    Raises:
+        BadPlan: There are both.
+    """
+    if tasks.load(task).paired:
+        return
+    keys = {e.name: e.source for e in standing if e.kind == "method"}
+    keys |= {e.name: Run(Path(e.source)).plan.method for e in standing if e.kind == "run"}
+    makes = {name: methods.load(key).makes for name, key in keys.items()}
+    makers, changers = ([name for name, own in makes.items() if own is made] for made in (True, False))
+    if makers and changers:
+        raise BadPlan(
+            f"{makers[0]} makes images out of nothing, {changers[0]} changes the held-out images that it is "
+            "shown: beside these very images, their sets cannot be compared.",
+            cure="Compare methods that make images, or methods that change them.",
+        )
+
+
 def answers_alone(words: Sequence[str]) -> list[Path]:
     """The folders and files of answers that are compared; none unless all contestants are such."""
     sources = [Path(_parted(word.strip())[1]) for word in words if word.strip()]
@@ -178,7 +198,7 @@ def questions(dataset: Dataset, cases: Sequence[str] | None = None, named: Itera
         return [task.question(dataset, case) for case in cases]
     asked = task.questions(dataset, [case.id for case in dataset.cases])
     known = {case.id: case for case in [*asked, *named_questions(dataset, named)]}
-    return [question for question in known.values() if question.truth]
+    return [question for question in known.values() if question.truth or not task.paired]
 
 
 def answers_of(source: Path, dataset: Dataset, asked: Sequence[Case]) -> dict[str, Path]:
