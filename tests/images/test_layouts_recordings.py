@@ -58,6 +58,23 @@ def test_a_manifest_names_users_sites_and_transcriptions(tmp_path: Path) -> None
     assert open_dataset(tmp_path / "manifest.csv", "sequences").cases == dataset.cases
 
 
+def test_recordings_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for user in ("A", "B"):
+        _recording(tmp_path / user / "s1.csv", user=user)
+    (tmp_path / "manifest.csv").write_text("recording\nA/s1.csv\nB/s1.csv\n")
+    assert [case.id for case in open_dataset(tmp_path).cases] == ["A_s1", "B_s1"]
+
+
+def test_signals_of_a_manifest_without_ids_are_called_without_suffix(tmp_path: Path) -> None:
+    rows = ["image,label"]
+    for number in range(4):
+        (tmp_path / f"s{number}.csv").write_text("time,x\n0,1.5\n1,2.5\n2,0.5\n")
+        rows.append(f"s{number}.csv,{('slow', 'fast')[number % 2]}")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
+    dataset = open_dataset(tmp_path, "classification")
+    assert [case.id for case in dataset.cases] == ["s0", "s1", "s2", "s3"]
+
+
 def test_recordings_with_other_channels_are_refused(tmp_path: Path) -> None:
     _recording(tmp_path / "a.csv")
     (tmp_path / "b.csv").write_text("time,x,z,label\n0,1,2,a\n0.1,1,2,a\n")

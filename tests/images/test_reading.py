@@ -119,7 +119,10 @@ def test_an_array_that_does_not_fit_the_grid_is_not_written(tmp_path: Path) -> N
         ("C.NII.GZ", "C"),
         ("scan.PNG", "scan"),
         ("series", "series"),
-        ("notes.txt", "notes.txt"),
+        ("data/s1.csv", "s1"),
+        ("Suturing_B001.TXT", "Suturing_B001"),
+        (".csv", ".csv"),
+        ("notes.md", "notes.md"),
         ("pat/T1::1.2.840.99", "T1_1.2.840.99"),
     ],
 )

@@ -19,6 +19,11 @@ def test_a_task_is_called_as_its_file(name: str) -> None:
     assert task.rules
 
 
+@pytest.mark.parametrize("name", tasks.names())
+def test_an_answer_to_signals_is_called_without_their_suffix(name: str) -> None:
+    assert tasks.load(name).called("in/s1.csv") == "s1"
+
+
 def test_a_misspelt_task_is_told_its_neighbour() -> None:
     with pytest.raises(BadPlan, match="Did you mean 'segmentation'"):
         tasks.load("segmentatoin")

@@ -43,15 +43,16 @@ def suffix(source: str | Path) -> str:
 
 
 def stem(source: str | Path) -> str:
-    """The name without folder and image suffix; a DICOM series `folder::UID` is called `folder_UID`, an image
-    of an archive `x.npz::train/12` is `train_12`."""
+    """The name without folder and the suffix of images or signals; a DICOM series `folder::UID` is called
+    `folder_UID`, an image of an archive `x.npz::train/12` is `train_12`."""
     path, uid = split_series(source)
     name = path.name or path.resolve().name
     if uid is not None and is_member(path, uid):
         return uid.replace("/", "_")
     if uid is not None:
         return f"{name}_{uid}"
-    return name[: len(name) - len(suffix(path))]
+    known = suffix(path) or next((own for own in SIGNALS if name.lower().endswith(own) and name != own), "")
+    return name[: len(name) - len(known)]
 
 
 def split_series(source: str | Path) -> tuple[Path, str | None]:

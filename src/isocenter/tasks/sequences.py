@@ -85,10 +85,6 @@ class Sequences(SingleImage):
         """The recording itself, or all recordings below a folder."""
         return images.find_signals(path) if Path(path).is_dir() else [path]
 
-    def called(self, source: str) -> str:
-        """The file's name without suffix."""
-        return Path(source).stem
-
     def find(self, folder: Path) -> list[Path]:
         """All tables below a folder that are not the segments of another one."""
         found = sorted(

@@ -22,7 +22,7 @@ from isocenter.images.formats.delimited import table
 from isocenter.images.layouts import manifest
 from isocenter.images.layouts.declaration import Declaration
 from isocenter.images.layouts.draft import TRUTH, Draft, case
-from isocenter.images.layouts.listing import confined, entries, folders, tell_left_out
+from isocenter.images.layouts.listing import confined, entries, folders, names_of, tell_left_out
 from isocenter.images.layouts.manifest import GROUP, SPLIT, column, said_of
 from isocenter.images.sources import SIGNALS, suffix
 from isocenter.images.transcriptions import names_in
@@ -98,13 +98,13 @@ def read_manifest(root: Path, said: Declaration, path: Path | None = None) -> Dr
     file, label = column(header, _FILES), column(header, manifest.LABEL)
     identity = column(header, manifest.IDENTITY)
     user, group, split = (column(header, names) for names in (signals.USERS, GROUP, SPLIT))
+    found = [confined(root, row[file or ""], path, absolute=True) for row in rows]
     cases = []
-    for row in rows:
-        recording = confined(root, row[file or ""], path, absolute=True)
+    for row, recording, name in zip(rows, found, names_of(found), strict=True):
         truth = said_of(row, label)
         cases.append(
             case(
-                said_of(row, identity) or Path(recording).stem,
+                said_of(row, identity) or name,
                 (recording,),
                 recording if truth is None else confined(root, truth, path, absolute=True),
                 where=path,
@@ -113,8 +113,8 @@ def read_manifest(root: Path, said: Declaration, path: Path | None = None) -> Dr
                 split=said_of(row, split),
             )
         )
-    name = root.name if path.stem.lower() in ("manifest", "dataset") else path.stem
-    return _draft(root, name, tuple(cases))
+    title = root.name if path.stem.lower() in ("manifest", "dataset") else path.stem
+    return _draft(root, title, tuple(cases))
 
 
 def _draft(root: Path, name: str, cases: Sequence[Case]) -> Draft:
