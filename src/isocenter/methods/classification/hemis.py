@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from isocenter.methods.views import MultiView
+from isocenter.parts.networks.convolution import CONVOLUTIONS
 from isocenter.parts.networks.densenet import DenseNet
-from isocenter.parts.networks.unet import CONVOLUTIONS
 from isocenter.records import Network
 
 CARD = {

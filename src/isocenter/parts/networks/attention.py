@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from isocenter.parts.networks.unet import CONVOLUTIONS
+from isocenter.parts.networks.convolution import CONVOLUTIONS
 
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 

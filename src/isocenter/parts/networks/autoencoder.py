@@ -14,10 +14,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from isocenter.parts.networks.convolution import CONVOLUTIONS, TRANSPOSED
+
 Bottleneck = Literal["spatial", "dense"]
 
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 SLOPE = 0.2
 _GROUP = 8
 

@@ -19,13 +19,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from isocenter.parts.networks.unet import (
-    CONVOLUTIONS,
-    MAX_POOLS,
-    TRANSPOSED,
-    after_convolution,
-    initialise,
-)
+from isocenter.parts.networks.convolution import CONVOLUTIONS, TRANSPOSED
+from isocenter.parts.networks.unet import MAX_POOLS, after_convolution, initialise
 from isocenter.records import Network
 
 

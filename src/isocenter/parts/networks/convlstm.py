@@ -22,7 +22,8 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from isocenter.parts.networks.unet import CONVOLUTIONS, UNet, initialise
+from isocenter.parts.networks.convolution import CONVOLUTIONS
+from isocenter.parts.networks.unet import UNet, initialise
 from isocenter.records import Network
 
 State = tuple[Tensor, Tensor]

@@ -11,7 +11,8 @@ from math import ceil, prod
 
 from torch import Tensor, nn
 
-from isocenter.parts.networks.unet import CONVOLUTIONS, initialise
+from isocenter.parts.networks.convolution import CONVOLUTIONS
+from isocenter.parts.networks.unet import initialise
 
 _DOUBLINGS = (1, 1, 2, 2, 4, 4)
 _STRIDES = (1, 2, 1, 2, 1, 2)

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from isocenter.parts.networks.unet import BATCH_NORMS, CONVOLUTIONS
+from isocenter.parts.networks.convolution import CONVOLUTIONS
+from isocenter.parts.networks.unet import BATCH_NORMS
 from isocenter.records import Network
 
 SLOPE = 0.2

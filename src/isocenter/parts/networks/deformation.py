@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from isocenter.parts.fields.affine import affine_displacement
 from isocenter.parts.fields.algebra import from_gradients
-from isocenter.parts.networks.unet import CONVOLUTIONS, InstanceNorm, UNet
+from isocenter.parts.networks.convolution import CONVOLUTIONS
+from isocenter.parts.networks.unet import InstanceNorm, UNet
 from isocenter.records import Network
 
 # An untrained posterior is narrow: log variance −10, or a deviation of .007 voxels.

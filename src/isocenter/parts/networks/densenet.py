@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from isocenter.parts.networks.unet import BATCH_NORMS, CONVOLUTIONS, MAX_POOLS
+from isocenter.parts.networks.convolution import CONVOLUTIONS
+from isocenter.parts.networks.unet import BATCH_NORMS, MAX_POOLS
 from isocenter.records import Network
 
 BOTTLENECK = 4

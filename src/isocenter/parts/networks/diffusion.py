@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from isocenter.parts.networks.unet import CONVOLUTIONS, GROUPS
+from isocenter.parts.networks.convolution import CONVOLUTIONS
+from isocenter.parts.networks.unet import GROUPS
 from isocenter.records import Network
 
 HEAD = 32

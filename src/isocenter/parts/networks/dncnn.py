@@ -10,7 +10,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from isocenter.parts.networks.unet import BATCH_NORMS, CONVOLUTIONS, MAX_POOLS, initialise
+from isocenter.parts.networks.convolution import CONVOLUTIONS
+from isocenter.parts.networks.unet import BATCH_NORMS, MAX_POOLS, initialise
 from isocenter.records import Network
 
 

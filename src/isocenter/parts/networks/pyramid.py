@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isocenter.errors import BadPlan
-from isocenter.parts.networks.unet import CONVOLUTIONS, TRANSPOSED, Encoder, InstanceNorm, initialise
+from isocenter.parts.networks.convolution import CONVOLUTIONS, TRANSPOSED
+from isocenter.parts.networks.unet import Encoder, InstanceNorm, initialise
 from isocenter.records import Network
 
 GROUPS = 16

@@ -15,8 +15,9 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional
 
+from isocenter.parts.networks.convolution import CONVOLUTIONS
 from isocenter.parts.networks.densenet import initialise, stem
-from isocenter.parts.networks.unet import BATCH_NORMS, CONVOLUTIONS
+from isocenter.parts.networks.unet import BATCH_NORMS
 from isocenter.records import Network
 
 EXPANSION = 4

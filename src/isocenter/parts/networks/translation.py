@@ -15,7 +15,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from isocenter.parts.networks.unet import BATCH_NORMS, CONVOLUTIONS, MAX_POOLS, Encoder, InstanceNorm
+from isocenter.parts.networks.convolution import CONVOLUTIONS
+from isocenter.parts.networks.unet import BATCH_NORMS, MAX_POOLS, Encoder, InstanceNorm
 from isocenter.records import Network
 
 SLOPE = 0.2

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from isocenter.parts.networks.unet import CONVOLUTIONS
+from isocenter.parts.networks.convolution import CONVOLUTIONS
 from isocenter.parts.reinforcement.learning import duelled
 
 

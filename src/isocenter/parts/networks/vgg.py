@@ -10,7 +10,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from isocenter.parts.networks.unet import CONVOLUTIONS, MAX_POOLS, ConvolutionUnit
+from isocenter.parts.networks.convolution import CONVOLUTIONS
+from isocenter.parts.networks.unet import MAX_POOLS, ConvolutionUnit
 from isocenter.records import Network
 
 
