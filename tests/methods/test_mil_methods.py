@@ -19,6 +19,7 @@ from isocenter.methods.bag_heads import DualStream, extremes
 from isocenter.methods.bags import BagMethod, BagSettings
 from isocenter.methods.mil.clam import Clam
 from isocenter.methods.mil.prompt_mil import PromptMil
+from isocenter.parts.networks.distillation import SelfDistillation
 from isocenter.parts.rules import bags as rules
 from isocenter.phantoms import slides as phantoms
 from isocenter.records import (
@@ -231,7 +232,7 @@ def test_the_second_stream_weighs_instances_by_likeness_to_the_critical_one() ->
 
 @pytest.mark.parametrize(("trained", "learns"), [("nothing", 0), ("prompt", 192), ("full", None)])
 def test_only_the_prompt_learns_beside_the_head(trained: str, learns: int | None) -> None:
-    method = planned("mil/prompt_mil", fingerprint(features=False), trained=trained, tile=32)
+    method = planned("mil/prompt_mil", fingerprint(features=False), trained=trained, tile=32, pretrain=0)
     network = cast(PromptMil, method).network
     backbone = sum(p.numel() for p in network.backbone.parameters())
     free = [*network.backbone.parameters(), network.prompt]
@@ -249,7 +250,7 @@ def test_only_the_prompt_learns_beside_the_head(trained: str, learns: int | None
 @pytest.mark.parametrize("names", [CLASSES, ("a", "b", "c")])
 def test_the_last_block_learns_under_each_published_head(head: str, names: tuple[str, ...]) -> None:
     measured = fingerprint(names, features=False)
-    method = planned("mil/prompt_mil", measured, trained="last", head=head, tile=32)
+    method = planned("mil/prompt_mil", measured, trained="last", head=head, tile=32, pretrain=0)
     method.modules.train()
     tiles_of = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
     classes = torch.zeros(1, len(names))
@@ -276,6 +277,69 @@ def test_a_head_behind_the_transformer_is_the_one_of_its_own_method(head: str) -
     alone.modules.eval()
     expected = alone.bag_loss(features, classes)
     assert torch.equal(behind.loss(features, classes, lambda logits: alone.judged(logits, classes)), expected)
+
+
+def some_tiles(count: int = 6) -> dict[str, Any]:
+    tiles_of = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
+    return {"bag": [tiles_of], "classes": torch.tensor([[0.0, 1.0]])}
+
+
+def learnt(method: BagMethod, batch: dict[str, Any]) -> set[str]:
+    """Which parameters one loss reaches, as far as a run's optimiser owns them."""
+    method.modules.zero_grad(set_to_none=True)
+    method.loss(batch, "network").backward()  # type: ignore[no-untyped-call]
+    return {name for name, p in method.modules.named_parameters() if p.requires_grad and p.grad is not None}
+
+
+def test_the_transformer_learns_first_and_what_asks_it_then() -> None:
+    method = cast(PromptMil, planned("mil/prompt_mil", fingerprint(features=False), tile=32))
+    method.modules.train()
+    assert method.settings.pretrain == 0.5
+    assert method.turns["network"].modules == ("network", "pretraining")
+    batch = some_tiles()
+    optimiser = torch.optim.SGD([p for p in method.modules.parameters() if p.requires_grad], lr=0.1)
+    before = {name: p.clone() for name, p in method.network.backbone.named_parameters()}
+
+    def moved() -> bool:
+        return any(not torch.equal(p, before[n]) for n, p in method.network.backbone.named_parameters())
+
+    method.progress = 0.1
+    assert {name.split(".")[0] for name in learnt(method, batch)} == {"pretraining"}
+    optimiser.step()
+    assert not moved()
+    method.observe(batch)
+    assert moved()
+    before = {name: p.clone() for name, p in method.network.backbone.named_parameters()}
+    method.progress = 0.5
+    assert {name.split(".")[1] for name in learnt(method, batch)} == {"prompt", "head"}
+    optimiser.step()
+    method.observe(batch)
+    assert not moved()
+
+
+def test_pretraining_asks_for_no_label() -> None:
+    method = planned("mil/prompt_mil", fingerprint(features=False), tile=32)
+    method.modules.train()
+    batch, losses = some_tiles(), []
+    centre = cast(SelfDistillation, method.modules["pretraining"]).centre
+    for classes in ([0.0, 1.0], [1.0, 0.0], [float("nan")] * 2):
+        centre.zero_()
+        torch.manual_seed(1)
+        losses.append(float(method.loss({**batch, "classes": torch.tensor([classes])}, "network").detach()))
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_weights_that_are_given_are_not_pretrained(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(tiles.encoder("vit", 32, None).state_dict(), tmp_path / "vit.safetensors")
+    given = str(tmp_path / "vit.safetensors")
+    method = cast(PromptMil, planned("mil/prompt_mil", fingerprint(features=False), tile=32, weights=given))
+    assert method.settings.pretrain == 0
+    assert set(method.modules) == set(method.turns["network"].modules) == {"network"}
+    kind = methods.load("mil/prompt_mil")
+    _, why = kind.decide(fingerprint(features=False), kind.Settings.parse({"weights": given}))
+    assert "has weights already" in why["pretrain"]
 
 
 def test_prompts_are_refused_for_features() -> None:
@@ -351,6 +415,41 @@ def test_a_run_on_slides_says_where_it_looked(key: str, settings: dict[str, obje
     case = next(name for name in names if name.endswith(".json")).removesuffix(".json")
     assert {f"{case}.geojson", f"{case}_attention.csv", f"{case}_attention.png"} <= names
     assert "red those that counted most" in isocenter.report(run).read_text()
+
+
+def test_pretraining_sees_the_training_slides_alone_and_lasts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file
+
+    data = isocenter.open(phantoms.write_dataset(tmp_path / "data", 10, shape=(512, 512)))
+    seen: set[bytes] = set()
+    own = SelfDistillation.loss
+
+    def watched(self: SelfDistillation, teacher: Any, given: Tensor) -> Tensor:
+        seen.update(row.tobytes() for row in given.numpy())
+        return own(self, teacher, given)
+
+    monkeypatch.setattr(SelfDistillation, "loss", watched)
+    run = tmp_path / "run"
+    settings: dict[str, Any] = {"settings.tile": 32, "settings.mpp": 2.0, "settings.trained": "nothing"}
+    isocenter.train(
+        data, run, method="mil/prompt_mil", budget="4 epochs", device="cpu", workers=1, overrides=settings
+    )
+    fold = Plan.load(run / "plan.json").folds[0]
+
+    def of(case: str) -> set[bytes]:
+        image = slide.overview(tmp_path / "data" / "slides" / f"{case}.tif")
+        bag = tiles.tiles(image, BagSettings(tile=32, mpp=2.0))["bag"]
+        return {row.tobytes() for row in tiles.normalised(torch.from_numpy(bag)).numpy()}
+
+    assert seen <= set().union(*(of(case) for case in fold.train))
+    assert not seen & set().union(*(of(case) for case in (*fold.test, *fold.validation)))
+    # Whoever takes the run's encoder gets the teacher, which is no longer the random one.
+    held = load_file(run / "fold_0" / "weights.safetensors")
+    found, random = (tiles.encoder("vit", 32, source) for source in (str(run), None))
+    assert all(torch.equal(p, held[f"network.backbone.{n}"]) for n, p in found.named_parameters())
+    assert any(not torch.equal(p, random.get_parameter(n)) for n, p in found.named_parameters())
 
 
 def test_features_of_a_slide_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

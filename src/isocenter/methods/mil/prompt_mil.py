@@ -12,6 +12,12 @@ Tiles pass through the transformer with the prompt among their tokens; a head of
 
 Tiles go through the transformer some at a time; their inner states are computed again on the way back, so
 that memory does not follow the number of tiles.
+
+A frozen transformer must know something. Where no weights are given, it learns from the tiles of the training
+slides themselves, without labels, for the share `pretrain` of the budget: a student is taught by the moving
+average of itself to say the same of parts of a tile as of most of it (DINO, `parts/networks/distillation`).
+That average is the transformer which is frozen then, and the rest of the budget is the prompt's and the
+head's. The paper takes a transformer that others had pretrained by DINO on slides of the same organ.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ from typing import ClassVar, Literal, cast
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -28,20 +35,22 @@ from isocenter.images.image import Image
 from isocenter.methods import slides
 from isocenter.methods.bag_heads import AttentionHead, BagHead, ClamHead, DualStream, HeadMethod
 from isocenter.methods.bags import BAG, BagSettings
-from isocenter.methods.method import Arrays, Request
+from isocenter.methods.method import Arrays, Batch, Request, Speed, Turn
 from isocenter.parts.networks.bags import Standardise
+from isocenter.parts.networks.distillation import SelfDistillation
 from isocenter.parts.networks.vit import VisionTransformer
 from isocenter.parts.rules import bags as rules
-from isocenter.records import Fingerprint, Record
+from isocenter.records import Budget, Fingerprint, Machine, Plan, Record, Stage
 
 CARD = {
     "title": "Prompt-MIL",
     "reference": (
         "Zhang J, Kapse S, Ma K, et al. Prompt-MIL: boosting multi-instance learning schemes via "
-        "task-specific prompt tuning. MICCAI 2023. arXiv:2303.12214."
+        "task-specific prompt tuning. MICCAI 2023. arXiv:2303.12214. Pretraining: Caron M, Touvron H, "
+        "Misra I, et al. Emerging properties in self-supervised vision transformers. ICCV 2021."
     ),
     "row": "C7",
-    "summary": "A frozen vision transformer with a trainable prompt, and a head of MIL over its features.",
+    "summary": "A self-supervised, frozen vision transformer with a trainable prompt, and a head of MIL.",
     "published": {
         "TCGA-BRCA, accuracy / AUROC, prompt (70k + 192 parameters)": ".9347 / .9689",
         "TCGA-BRCA, accuracy / AUROC, full fine-tuning (5.6M)": ".8814 / .9378",
@@ -51,11 +60,17 @@ CARD = {
 
 CHUNK = 32
 """Tiles that pass through the transformer at a time."""
+PACE = 2.0
+"""Of pretraining, in parts of the plan's learning rate."""
 
 
 class PromptSettings(BagSettings):
     """`head` names the method whose head answers, `trained` says what learns beside it, `prompts` how many
-    tokens are added, `most_tiles` how many tiles of a slide a step draws (all are seen when it answers)."""
+    tokens are added, `most_tiles` how many tiles of a slide a step draws (all are seen when it answers).
+
+    `pretrain` is the share of the budget in which the transformer learns without labels, and
+    `pretrain_tiles` how many tiles a step of that takes.
+    """
 
     encoder: Literal["vit"] = "vit"
     hidden: tuple[int, ...] | None = (192,)
@@ -63,6 +78,8 @@ class PromptSettings(BagSettings):
     trained: Literal["nothing", "prompt", "last", "full"] = "prompt"
     prompts: int = 1
     most_tiles: int = 128
+    pretrain: float | None = Field(default=None, ge=0, lt=1)
+    pretrain_tiles: int = Field(default=32, ge=2)
 
 
 class PromptMil(HeadMethod):
@@ -71,6 +88,30 @@ class PromptMil(HeadMethod):
     Settings: ClassVar[type[Record]] = PromptSettings
     instances_per_step: ClassVar[int] = 128
     settings: PromptSettings
+
+    def __init__(self, plan: Plan, stage: Stage) -> None:
+        super().__init__(plan, stage)
+        # Of this instance: without pretraining there is nobody else to be learnt.
+        self.turns = {"network": Turn(modules=tuple(self.modules))}  # type: ignore[misc]
+
+    @classmethod
+    def decide(cls, fingerprint: Fingerprint, settings: Record) -> tuple[Record, dict[str, str]]:
+        """As for all bags, and how long the transformer is pretrained."""
+        chosen, why = super().decide(fingerprint, settings)
+        if getattr(chosen, "pretrain", None) is None:
+            share, why["pretrain"] = rules.pretrain(getattr(chosen, "weights", None))
+            chosen = chosen.changed(pretrain=share)
+        return chosen, why
+
+    @classmethod
+    def configure(
+        cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
+    ) -> tuple[Stage, ...]:
+        """One stage, as for all bags; a transformer that is pretrained needs a rate that rises at first."""
+        stages = super().configure(fingerprint, budget, machine, speed, settings)
+        if not getattr(settings, "pretrain", None):
+            return stages
+        return tuple(stage.changed(training=rules.warmed(stage.training)) for stage in stages)
 
     @classmethod
     def sample_shape(cls, fingerprint: Fingerprint, settings: BagSettings) -> tuple[int, int]:
@@ -97,7 +138,9 @@ class PromptMil(HeadMethod):
         nn.init.trunc_normal_(prompt, std=0.02)
         network = PromptNetwork(backbone, prompt, self._head())
         network.learn(self.settings.trained)
-        return {"network": network}
+        if not self.settings.pretrain:
+            return {"network": network}
+        return {"network": network, "pretraining": SelfDistillation(backbone)}
 
     def _head(self) -> BagHead:
         layers, width = self.embedded()
@@ -142,6 +185,32 @@ class PromptMil(HeadMethod):
         return {BAG: np.array(bag[chosen]), "classes": np.array(arrays["classes"])}
 
     # ----------------------------------------------------------------------------------------- learning
+
+    def pace(self, parameter: str) -> float:
+        """Pretraining is quicker than what learns from few labels."""
+        return PACE if parameter.startswith("pretraining.") else 1.0
+
+    @property
+    def pretraining(self) -> bool:
+        """Whether the transformer still learns without labels."""
+        return self.modules.training and self.progress < (self.settings.pretrain or 0.0)
+
+    def loss(self, batch: Batch, turn: str) -> Tensor:
+        """First that of tiles without labels, then the bags'; only the latter is watched throughout."""
+        if not self.pretraining:
+            return super().loss(batch, turn)
+        tiles = torch.cat(list(batch[BAG]))
+        chosen = torch.randperm(len(tiles))[: self.settings.pretrain_tiles]
+        return self._distillation.loss(self.network.backbone, slides.normalised(tiles[chosen]))
+
+    def observe(self, batch: Batch) -> None:
+        """The transformer follows its student."""
+        if self.pretraining:
+            self._distillation.follow(self.network.backbone, self.progress / (self.settings.pretrain or 1.0))
+
+    @property
+    def _distillation(self) -> SelfDistillation:
+        return cast(SelfDistillation, self.modules["pretraining"])
 
     def instances(self, bag: Tensor) -> Tensor:
         """Features (tile, 192) of tiles (tile, 3, y, x) as bytes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -13,7 +15,7 @@ class VisionTransformer(nn.Module):
     """Patches as tokens, a class token, blocks of attention; the class token's last state is the answer.
 
     Its width, 192, is that of ViT-Tiny; it has four blocks instead of twelve, so that it can be trained on a
-    processor.
+    processor. Tiles may have another side than it was built for: what it learnt of places is interpolated.
 
     Attributes:
         WIDTH: Numbers that it makes of a tile.
@@ -46,8 +48,9 @@ class VisionTransformer(nn.Module):
         Prompts stand between the class token and the patches, without a place of their own, in all blocks
         (the shallow variant of Jia et al., "Visual prompt tuning", ECCV 2022).
         """
-        tokens = self.patches(tiles).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.first.expand(len(tiles), -1, -1), tokens], dim=1) + self.places
+        found = self.patches(tiles)
+        tokens = torch.cat([self.first.expand(len(tiles), -1, -1), found.flatten(2).transpose(1, 2)], dim=1)
+        tokens = tokens + self._placed(found.shape[2:])
         if prompts is not None:
             added = prompts[None].expand(len(tiles), -1, -1)
             tokens = torch.cat([tokens[:, :1], added, tokens[:, 1:]], dim=1)
@@ -55,6 +58,15 @@ class VisionTransformer(nn.Module):
             tokens = block(tokens)
         answer: Tensor = self.norm(tokens[:, 0])
         return answer
+
+    def _placed(self, grid: Sequence[int]) -> Tensor:
+        """The tokens' places (1, token, 192) on a grid of patches, bicubic between those that were learnt."""
+        side = math.isqrt(self.places.shape[1] - 1)
+        if tuple(grid) == (side, side):
+            return self.places
+        square = self.places[:, 1:].transpose(1, 2).reshape(1, -1, side, side)
+        moved = functional.interpolate(square, tuple(grid), mode="bicubic", align_corners=False)
+        return torch.cat([self.places[:, :1], moved.flatten(2).transpose(1, 2)], dim=1)
 
 
 class Block(nn.Module):

@@ -18,10 +18,13 @@ from isocenter.records import (
     Normalisation,
     Prediction,
     Stage,
+    Training,
 )
 
 FEATURES = "features"
 MOST_BAGS = 4
+PRETRAINED = 0.5
+WARMUP = 0.05
 
 _NEGATIVE = re.compile(
     r"(0|no|none|not?[ _-].*|non[ _-]?.*|neg|negative|normal|benign|healthy|control|absent|wild[ _-]?type|wt|"
@@ -80,6 +83,25 @@ def hidden(fingerprint: Fingerprint) -> tuple[tuple[int, ...], str]:
             "Three layers, as on the classic sets (Ilse et al. 2018): measured numbers need to be combined."
         )
     return (512,), "One layer, as CLAM: features of an encoder need only be weighed (Lu et al. 2021)."
+
+
+def pretrain(weights: str | None) -> tuple[float, str]:
+    """The share of the budget in which a transformer of tiles learns without labels."""
+    if weights is not None:
+        return 0.0, "Off: the transformer has weights already (settings.weights)."
+    return PRETRAINED, (
+        "The transformer is a random one: for half of the budget it learns what tissue looks like, from the "
+        "training slides' tiles without labels (DINO, Caron et al. 2021); the other half is the question's."
+    )
+
+
+def warmed(training: Training) -> Training:
+    """Training whose rate rises at first, as a transformer that learns from nothing needs it."""
+    if training.warmup >= WARMUP:
+        return training
+    reason = f"Over the first {WARMUP:.0%} of the budget the rate rises from zero: a teacher and a student "
+    reason += "that begin at random must not run ahead of the centre of their answers (Caron et al. 2021)."
+    return training.changed(warmup=WARMUP, why={**training.why, "warmup": reason})
 
 
 def tiles(fingerprint: Fingerprint, um: float) -> int:
