@@ -27,7 +27,7 @@ def main() -> None:
     """Run the benchmark."""
     arguments = _arguments()
     method = arguments.method.split("/")[-1]
-    run = Path(arguments.out) / f"{arguments.dataset}_{arguments.budget}_{method}"
+    run = Path(arguments.out) / f"{arguments.dataset}_{arguments.budget}_{method}{arguments.suffix}"
     data = _dataset(arguments.dataset, Path(arguments.out))
     command = [sys.executable, "-m", "isocenter", "train", str(data), "--out", str(run)]
     command += ["--budget", arguments.budget, "--method", arguments.method, "--folds", arguments.folds]
@@ -39,9 +39,7 @@ def main() -> None:
         figures["against"] = _paired(run, Path(arguments.against))
     labels = [label for label in figures["dice"] if label != "mean"]
     text = " / ".join(f"{100 * figures['dice'][label]['mean']:.2f}" for label in labels)
-    what = (
-        f"{arguments.dataset} Dice ({', '.join(labels)}), folds {arguments.folds}, {arguments.budget} a fold"
-    )
+    what = f"{arguments.dataset} Dice ({', '.join(labels)}), folds {arguments.folds}, {arguments.budget} a fold{arguments.suffix}"
     figures["systems"] = {arguments.method: {what: text}}
     record(run.name, figures, " ".join(["python", "benchmarks/segmentation.py", *sys.argv[1:]]))
 
@@ -103,6 +101,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--folds", default="0")
     parser.add_argument("--out", default="runs")
     parser.add_argument("--against")
+    parser.add_argument("--suffix", default="", help="Added to the result's name, for a changed plan.")
     parser.add_argument("--set", dest="settings", action="append", default=[])
     return parser.parse_args()
 
