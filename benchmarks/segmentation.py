@@ -39,7 +39,8 @@ def main() -> None:
         figures["against"] = _paired(run, Path(arguments.against))
     labels = [label for label in figures["dice"] if label != "mean"]
     text = " / ".join(f"{100 * figures['dice'][label]['mean']:.2f}" for label in labels)
-    what = f"{arguments.dataset} Dice ({', '.join(labels)}), folds {arguments.folds}, {arguments.budget} a fold{arguments.suffix}"
+    terms = f"folds {arguments.folds}, {arguments.budget} a fold{arguments.suffix}"
+    what = f"{arguments.dataset} Dice ({', '.join(labels)}), {terms}"
     figures["systems"] = {arguments.method: {what: text}}
     record(run.name, figures, " ".join(["python", "benchmarks/segmentation.py", *sys.argv[1:]]))
 
