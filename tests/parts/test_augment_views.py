@@ -48,6 +48,13 @@ def test_stain_and_light_leave_white_nearly_white_and_order_as_it_was() -> None:
     assert changed.std(dim=0).max() > 0.01
 
 
+def test_mixed_precision_does_not_move_a_view() -> None:
+    tiles, maps = torch.rand(4, 3, 128, 128), parts(4, (0.5, 1.0))
+    exact = cut(tiles, maps, 128)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(cut(tiles, maps, 128), exact)
+
+
 def test_views_follow_from_the_seed() -> None:
     tiles = torch.rand(4, 3, 32, 32) * 2 - 1
     torch.manual_seed(3)

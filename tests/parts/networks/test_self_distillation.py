@@ -29,11 +29,14 @@ def test_places_that_change_evenly_still_do_so_on_another_grid() -> None:
     assert torch.allclose(found[1:3], torch.tensor([[2.5], [4.5]]).expand(2, 4), atol=1e-4)
 
 
-def test_answers_are_cosines() -> None:
+def test_answers_are_cosines_and_exact_in_mixed_precision() -> None:
     torch.manual_seed(0)
-    found = Prototypes(8, 5)(torch.randn(16, 8))
+    head, features = Prototypes(8, 5), torch.randn(16, 8)
+    found = head(features)
     assert found.shape == (16, 5)
     assert found.abs().max() <= 1 + 1e-6
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(head(features), found)
 
 
 def test_the_student_learns_and_the_teacher_follows_it() -> None:

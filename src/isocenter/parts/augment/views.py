@@ -48,8 +48,9 @@ def parts(count: int, shares: tuple[float, float]) -> Tensor:
 
 def cut(tiles: Tensor, maps: Tensor, edge: int) -> Tensor:
     """The parts of the tiles (n, 3, y, x) where `maps` (n, 2, 3) put them, `edge` pixels a side, bilinear."""
-    grid = functional.affine_grid(maps, [len(tiles), tiles.shape[1], edge, edge], align_corners=False)
-    return functional.grid_sample(tiles, grid, padding_mode="border", align_corners=False)
+    with torch.autocast(tiles.device.type, enabled=False):  # places in half precision are off by pixels
+        grid = functional.affine_grid(maps, [len(tiles), tiles.shape[1], edge, edge], align_corners=False)
+        return functional.grid_sample(tiles, grid, padding_mode="border", align_corners=False)
 
 
 def restained(tiles: Tensor) -> Tensor:

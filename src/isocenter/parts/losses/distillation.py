@@ -42,7 +42,7 @@ def self_distillation(
     """
     targets = torch.softmax((teacher.detach().float() - centre) / teacher_temperature, dim=-1)
     logs = torch.log_softmax(student.float() / student_temperature, dim=-1)
-    pairs = -torch.einsum("tnk,snk->ts", targets, logs) / targets.shape[1]
+    pairs = -(targets[:, None] * logs[None]).sum(dim=-1).mean(dim=-1)
     different = ~torch.eye(*pairs.shape, dtype=torch.bool, device=pairs.device)
     return pairs[different].mean()
 

@@ -43,9 +43,10 @@ class Prototypes(nn.Module):
         self.prototypes = nn.Parameter(torch.randn(prototypes, self.NARROW))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Cosines, in single precision."""
-        found = functional.normalize(self.layers(features).float(), dim=1)
-        return found @ functional.normalize(self.prototypes.float(), dim=1).T
+        """Cosines; in single precision, for low temperatures make their last digits count."""
+        with torch.autocast(features.device.type, enabled=False):
+            found = functional.normalize(self.layers(features.float()), dim=1)
+            return found @ functional.normalize(self.prototypes, dim=1).T
 
 
 class SelfDistillation(nn.Module):
