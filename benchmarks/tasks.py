@@ -126,6 +126,7 @@ DATASETS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "nodules": ("detection", _chest),
     "organs": ("localisation", _torso),
     "l3_slice": ("localisation", partial(_torso, slices=True)),
+    "hippocampus": ("segmentation", _shared("hippocampus")),
     "hippocampus_pairs": ("registration", _shared("hippocampus")),
 }
 
