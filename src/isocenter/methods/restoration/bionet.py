@@ -33,7 +33,7 @@ CARD = {
 
 WIDTH = 32
 LEVELS = {1: 5, 2: 5, 3: 4}
-EDGE = {1: 1024, 2: 128, 3: 32}
+EDGE = {1: 1024, 2: 128, 3: 24}
 
 
 class BiONetSettings(LossSettings):

@@ -48,7 +48,7 @@ COST = 10.0
 """A step of the recurrence against plain layers: four gates, each of image and state."""
 
 LEVELS, UNET_WIDTH = 4, 40
-UNET_EDGE = {1: 1024, 2: 128, 3: 32}
+UNET_EDGE = {1: 1024, 2: 128, 3: 24}
 UNET_COST = 2.5
 """A step of the recurrence against a plain U-Net: an encoder, and cells at every level."""
 
