@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 
 import isocenter
 from isocenter import images, methods
+from isocenter.errors import BadDataset, BadModel
 from isocenter.images.geometry import Geometry
+from isocenter.images.image import Image
 from isocenter.images.placement import Placement
-from isocenter.methods.method import Method, Request
+from isocenter.methods.method import Arrays, Method, Request, Trial
+from isocenter.methods.restoration.dictionary import STRENGTHS
 from isocenter.methods.restoration.non_local_means import filtered, noise_level
 from isocenter.methods.restoring import Restorer, noise_sd
 from isocenter.parts.damage.noise import Gaussian, MonteCarlo
@@ -30,7 +33,12 @@ DOSES = [
     ("restoration/unet", ""),
     ("restoration/bionet", ""),
     ("restoration/pix2pix", ""),
+    ("restoration/dictionary", ""),
 ]
+
+FEW_ATOMS = {"atoms": 32, "patches": 1000}
+SETTINGS: dict[str, dict[str, object]] = {"restoration/dictionary": {**FEW_ATOMS}}
+"""Of methods whose own would take long here."""
 
 Built = Callable[[str, int], Method]
 MACHINE = Machine(device="cpu", name="a test", cores=1, memory_gb=8.0)
@@ -93,7 +101,7 @@ def planned(data: Path, run: Path, key: str, **settings: object) -> Plan:
 @pytest.mark.parametrize("key", KEYS)
 def test_pictures_go_from_files_to_scores_and_a_report(key: str, cached: Path) -> None:
     data, run = pictures(cached / "data"), cached / "run"
-    plan = planned(data, run, key)
+    plan = planned(data, run, key, **SETTINGS.get(key, {}))
     assert plan.settings["answered"] == 1
     scores = isocenter.train(data, run, device="cpu", workers=1)
     assert all(case.failure is None for case in scores.cases)
@@ -111,7 +119,7 @@ def test_pictures_go_from_files_to_scores_and_a_report(key: str, cached: Path) -
 @pytest.mark.parametrize(("key", "variant"), DOSES)
 def test_growing_doses_become_one_dose_in_gray(key: str, variant: str, cached: Path) -> None:
     data, run = doses(cached / "data"), cached / "run"
-    plan = planned(data, run, key, **({"variant": variant} if variant else {}))
+    plan = planned(data, run, key, **SETTINGS.get(key, {}), **({"variant": variant} if variant else {}))
     assert len(plan.channels) == 2
     assert plan.settings["answered"] == 1
     scores = isocenter.train(data, run, device="cpu", workers=1)
@@ -338,3 +346,65 @@ def test_pix2pix_weighs_the_distance_beside_the_critic(built: Built) -> None:
             away = float((method.forward(batch)["restored"] - batch["target"]).abs().mean())
     assert found[1] - found[0] == pytest.approx(away, rel=1e-4)
     assert found[2] - found[0] == pytest.approx(200 * away, rel=1e-4)
+
+
+def learnt_dictionary(built: Built, dims: int, sd: float = 0.1) -> Method:
+    """A dictionary of a few cases, their images white noise away from their targets."""
+    planned_method = built("restoration/dictionary", dims)
+    plan = planned_method.plan.changed(settings={**planned_method.plan.settings, **FEW_ATOMS, "sparsity": 3})
+    method = type(planned_method)(plan, planned_method.stage)
+    rng, cases = np.random.default_rng(0), dict[str, Arrays]()
+    for number in range(3):
+        target = smooth(*(30,) * dims, seed=number)[None]
+        cases[str(number)] = {"image": target + rng.normal(0, sd, target.shape), "target": target}
+    method.gather(cases)
+    return method
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_dictionary_of_good_images_takes_noise_from_others(dims: int, built: Built) -> None:
+    method = learnt_dictionary(built, dims)
+    assert {name: value.shape for name, value in method.state().items()} == {
+        "atoms": (32, *{2: (8, 8), 3: (4, 4, 4)}[dims]),
+        "sd": (1,),
+    }
+    assert method.state()["sd"][0] == pytest.approx(0.1, rel=0.1)
+    clean = smooth(*(30,) * dims, seed=9)
+    noisy = (clean + np.random.default_rng(5).normal(0, 0.1, clean.shape)).astype(np.float32)
+    method.tuned = {"strength": 1.15}
+    (answer,) = method.respond({"image": noisy[None]}, lambda batch: batch)["options"]
+    assert answer.shape == (1, *clean.shape)
+    assert np.mean((answer[0] - clean) ** 2) < 0.3 * np.mean((noisy - clean) ** 2)
+
+
+def test_a_dictionary_lasts_beside_the_weights(built: Built) -> None:
+    method = learnt_dictionary(built, 2)
+    again = type(method)(method.plan, method.stage)
+    again.load({name: np.array(value) for name, value in method.state().items()})
+    image = {"image": smooth(12, 12)[None]}
+    given, same = (each.respond(image, lambda batch: batch)["options"] for each in (method, again))
+    assert np.array_equal(given, same)
+    with pytest.raises(BadModel, match="atoms are not whole"):
+        again.load({})
+
+
+def test_targets_without_structure_teach_no_atoms(built: Built) -> None:
+    method = built("restoration/dictionary", 2)
+    flat = np.ones((1, 16, 16), np.float32)
+    with pytest.raises(BadDataset, match="no atoms to be learnt"):
+        method.gather({"a": {"image": flat, "target": flat}})
+
+
+def test_the_strength_that_errs_least_is_chosen(built: Built) -> None:
+    method = learnt_dictionary(built, 2)
+    scheme = method.stage.normalisation.channels[0]
+    placement = Placement(Geometry.plain((30, 30)), (0, 0), (30, 30), (30, 30))
+    clean = smooth(30, 30, seed=9)
+    noisy = (clean + np.random.default_rng(5).normal(0, 0.1, clean.shape)).astype(np.float32)[None]
+    outputs = method.respond({"image": noisy}, lambda batch: batch)
+    truth = Image((clean * (scheme.high - scheme.low) + scheme.low)[None], Geometry.plain((30, 30)))
+    errors = np.mean((outputs["options"][:, 0] - clean) ** 2, axis=(1, 2))
+    assert method.tune(lambda: iter([Trial(outputs, placement, truth)])) == {
+        "strength": STRENGTHS[int(errors.argmin())]
+    }
+    assert method.tune(lambda: iter([])) == {}

@@ -46,7 +46,7 @@ def test_losses_differ_in_the_loss_alone_and_stand_beside_a_classic(pictures: Pa
 
 def test_all_six_variants_of_low_dose_ct_are_trained(pictures: Path) -> None:
     points = load("low_dose_ct").points(open_dataset(pictures), Wishes(folds=()))
-    assert [point.series for point in points] == [*VARIANTS, "classic"]
+    assert [point.series for point in points] == [*VARIANTS, "dictionary", "classic"]
     assert points[3].changes == {"settings.variant": "wgan_vgg"}
     assert points[0].folds is None
 

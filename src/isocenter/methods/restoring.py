@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from isocenter.images.layouts import TARGET
 from isocenter.images.placement import Placement
 from isocenter.images.resample import resample
-from isocenter.methods.method import Arrays, Batch, Outputs, Request, Speed
+from isocenter.methods.method import Arrays, Batch, Outputs, Request, Speed, Turn
 from isocenter.methods.supervised import SupervisedMaps
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.losses.quality import LOSSES
@@ -171,6 +171,43 @@ class Restorer(Restoring, SupervisedMaps):
     def decode(self, outputs: Mapping[str, np.ndarray], placement: Placement) -> np.ndarray:
         """The answer (channel, *space) on the file's own grid, in its own unit."""
         return self.on_file(outputs[RESTORED], placement)
+
+
+class WholeRestorer(Restoring, SupervisedMaps):
+    """A method without a network: images are answered whole, on their own voxels."""
+
+    turns: ClassVar[Mapping[str, Turn]] = {}
+    kinds: ClassVar[Mapping[str, Kind]] = {"image": "intensity", TARGET: "label"}
+    tiled: ClassVar[bool] = False
+    settings: AnsweredSettings
+
+    @classmethod
+    def configure(
+        cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
+    ) -> tuple[Stage, ...]:
+        """The images' own grid and one line of intensities; no network."""
+        plain = rules.Design(
+            network=rules.layers(fingerprint.dims, 1, 1),
+            widths=(1,),
+            edge=max(max(case.cropped_shape) for case in fingerprint.cases),
+            batch=1,
+            smallest_batch=1,
+            why={
+                "features": "There is no network.",
+                "patch": "Images are answered whole.",
+                "batch": "One image at a time.",
+                "learning_rate": "Without effect: nothing is learnt by gradient.",
+            },
+        )
+        once = budget.changed(seconds=None, epochs=1)
+        return (rules.stage(fingerprint, once, machine, None, plain).changed(network=None),)
+
+    def build(self) -> dict[str, nn.Module]:
+        return {}
+
+    def prepare(self, arrays: Arrays) -> Arrays:
+        """Bring the target to order."""
+        return {**arrays, TARGET: self.normalised(arrays[TARGET])} if TARGET in arrays else arrays
 
 
 def noise_sd(image: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Low-dose CT: six losses of one generator, with and without an adversary.
 
 Squared error wins PSNR and loses texture; a critic, or features of an encoder, keep it. Look at the
-texture's sd beside the target's: `--measure texture_sd`.
+texture's sd beside the target's: `--measure texture_sd`. Two controls learn no network: patches made of the
+atoms of a dictionary, as published, and a tuned filter.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ VARIANTS = ("cnn_mse", "wgan_mse", "cnn_vgg", "wgan_vgg", "wgan", "gan")
 STUDY: Study = Variants(
     {
         **{variant: (METHOD, {"settings.variant": variant}) for variant in VARIANTS},
+        "dictionary": ("restoration/dictionary", {}),
         "classic": ("restoration/non_local_means", {}),
     }
 )

@@ -14,16 +14,11 @@ from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from torch import nn
 
-from isocenter.images.layouts import TARGET
 from isocenter.images.placement import Placement
-from isocenter.methods.method import Arrays, Network, Speed, Trial, Turn
-from isocenter.methods.restoring import AnsweredSettings, Restoring
-from isocenter.methods.supervised import SupervisedMaps
-from isocenter.parts.augment.augmenter import Kind
-from isocenter.parts.rules import restoration as rules
-from isocenter.records import Budget, Fingerprint, Machine, Record, Stage
+from isocenter.methods.method import Arrays, Network, Trial
+from isocenter.methods.restoring import AnsweredSettings, WholeRestorer
+from isocenter.records import Record
 
 CARD = {
     "title": "Non-local means",
@@ -56,43 +51,11 @@ class ClassicSettings(AnsweredSettings):
     strength: float | None = None
 
 
-class NonLocalMeans(Restoring, SupervisedMaps):
+class NonLocalMeans(WholeRestorer):
     """Classic filters of scikit-image."""
 
     Settings: ClassVar[type[Record]] = ClassicSettings
-    turns: ClassVar[Mapping[str, Turn]] = {}
-    kinds: ClassVar[Mapping[str, Kind]] = {"image": "intensity", TARGET: "label"}
-    tiled: ClassVar[bool] = False
     settings: ClassicSettings
-
-    @classmethod
-    def configure(
-        cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
-    ) -> tuple[Stage, ...]:
-        """The images' own grid and one line of intensities; no network."""
-        dims = fingerprint.dims
-        plain = rules.Design(
-            network=rules.layers(dims, 1, 1),
-            widths=(1,),
-            edge=max(max(case.cropped_shape) for case in fingerprint.cases),
-            batch=1,
-            smallest_batch=1,
-            why={
-                "features": "Nothing is learnt.",
-                "patch": "Images are filtered whole.",
-                "batch": "One image at a time.",
-                "learning_rate": "Without effect: nothing is learnt by gradient.",
-            },
-        )
-        once = budget.changed(seconds=None, epochs=1)
-        return (rules.stage(fingerprint, once, machine, None, plain).changed(network=None),)
-
-    def build(self) -> dict[str, nn.Module]:
-        return {}
-
-    def prepare(self, arrays: Arrays) -> Arrays:
-        """Bring the target to order."""
-        return {**arrays, TARGET: self.normalised(arrays[TARGET])} if TARGET in arrays else arrays
 
     def respond(self, arrays: Arrays, network: Network) -> Arrays:
         """The channels to be restored as they are: they are filtered when it is known how."""
