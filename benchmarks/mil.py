@@ -4,7 +4,8 @@
 `python benchmarks/mil.py breast` asks of bags of BreastMNIST's images whether any is malignant;
 `python benchmarks/mil.py slides` trains on slide phantoms and asks whether attention finds their tumours;
 `python benchmarks/mil.py memory` trains on one large bag in a process of its own and records its peak;
-`python benchmarks/mil.py prompt` compares what learns of a transformer: parameters, memory, time, accuracy.
+`python benchmarks/mil.py prompt` compares what learns of a transformer, under which head, with and without
+pretraining: parameters, memory, time, accuracy, and how well frozen features tell tumour tiles apart.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,11 @@ DATA = Path(os.environ.get("ISOCENTER_DATA", Path(__file__).parents[2] / "shared
 FOLDS = 10
 INSTANCES, FEATURES = 100_000, 1024
 SLIDES = 60
-TRAINED = ("nothing", "prompt", "last", "full")
+VARIANTS = (
+    *(("abmil", trained, share) for share in (0.0, 0.5) for trained in ("nothing", "prompt", "last", "full")),
+    *((head, trained, 0.5) for head in ("dsmil", "clam") for trained in ("prompt", "last")),
+)
+"""The head, what learns beside it, and the share of the budget in which the transformer is pretrained."""
 
 
 def main() -> None:
@@ -223,51 +229,105 @@ def _memory(arguments: argparse.Namespace) -> dict[str, Any] | None:
 
 def _prompt(arguments: argparse.Namespace) -> dict[str, Any] | None:
     """Each part of the transformer that may learn, in a process of its own."""
-    if os.environ.get("MIL_TRAINED") is not None:
-        return _prompt_once(arguments, os.environ["MIL_TRAINED"])
+    if os.environ.get("MIL_VARIANT") is not None:
+        return _prompt_once(arguments, *json.loads(os.environ["MIL_VARIANT"]))
     figures: dict[str, Any] = {}
     _phantoms(Path(arguments.out))
-    for trained in TRAINED:
+    for variant in VARIANTS:
         words = [sys.executable, __file__, *sys.argv[1:]]
-        env = {**os.environ, "MIL_TRAINED": trained}
-        done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
-        figures[trained] = json.loads(done.stdout.strip().splitlines()[-1])
+        env = {**os.environ, "MIL_VARIANT": json.dumps(variant)}
+        done = subprocess.run(words, env=env, stdout=subprocess.PIPE, text=True, check=True)
+        figures[_named(*variant)] = json.loads(done.stdout.strip().splitlines()[-1])
     said = {
-        f"{SLIDES} slide phantoms, fold 0, {arguments.budget}, learns: {name}": (
-            f"AUC {one['bag_auc']:.3f}, {one['learnt']:,} parameters learnt, peak {one['peak_gb']:.2f} GB"
-        )
+        f"{SLIDES} slide phantoms, fold 0, {arguments.budget}, {name}": _said(one)
         for name, one in figures.items()
     }
     return figures | {"systems": {"mil/prompt_mil": said}}
 
 
-def _prompt_once(arguments: argparse.Namespace, trained: str) -> None:
+def _named(head: str, trained: str, share: float) -> str:
+    return f"{'pretrained' if share else 'random'} transformer, {head}, learns: {trained}"
+
+
+def _said(one: dict[str, Any]) -> str:
+    said = f"AUC {one['bag_auc']:.3f}, {one['learnt']:,} parameters learnt, peak {one['peak_gb']:.2f} GB"
+    if one["tile_auc"] is not None:
+        said += f", tumour tiles by a linear probe of frozen features AUC {one['tile_auc']:.3f}"
+    return said
+
+
+def _prompt_once(arguments: argparse.Namespace, head: str, trained: str, share: float) -> None:
     import isocenter
     from isocenter import methods
-    from isocenter.pipeline.run import Run
+    from isocenter.pipeline import checkpoint
+    from isocenter.pipeline.run import WEIGHTS, Run
 
-    run = Path(arguments.out) / f"prompt_{trained}{arguments.suffix}"
+    run = Path(arguments.out) / f"prompt_{head}_{trained}_{share:g}{arguments.suffix}"
+    own = {"settings.head": head, "settings.trained": trained, "settings.pretrain": share}
+    dataset = isocenter.open(_phantoms(Path(arguments.out)))
     began = time.monotonic()
     scores = isocenter.train(
-        isocenter.open(_phantoms(Path(arguments.out))),
+        dataset,
         run,
         method="mil/prompt_mil",
         budget=arguments.budget,
-        overrides={**_settings(arguments), "settings.trained": trained},
+        overrides={**_settings(arguments), **own},
     )
+    seconds = time.monotonic() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     plan = Run(run).plan
-    modules = methods.load(plan.method)(plan, plan.stages[0]).modules
+    method = methods.load(plan.method)(plan, plan.stages[0])
+    checkpoint.load_weights(method, Run(run).stage(0, plan.stages[0].name, 1) / WEIGHTS)
+    # What pretrains the transformer is left out: it is not part of the answer.
+    parameters = list(method.modules["network"].parameters())
     area, found = scores.summary["tumour"]["roc_auc"].mean, scores.summary["all"].get("attention_auc")
     content = {
-        "learnt": sum(p.numel() for p in modules.parameters() if p.requires_grad),
-        "parameters": sum(p.numel() for p in modules.parameters()),
+        "learnt": sum(p.numel() for p in parameters if p.requires_grad),
+        "parameters": sum(p.numel() for p in parameters),
         "bag_auc": area,
         "attention_auc": None if found is None else found.mean,
+        "tile_auc": _tile_auc(dataset, method) if trained == "nothing" else None,
         "accuracy": scores.summary["all"]["accuracy"].mean,
-        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3),
-        "seconds": round(time.monotonic() - began, 1),
+        "peak_gb": round(peak, 3),
+        "seconds": round(seconds, 1),
     }
     print(json.dumps(content))
+
+
+def _tile_auc(dataset: Dataset, method: Any) -> float:
+    """How well a logistic regression on features tells which tiles lie in a tumour: learnt from the training
+    slides of fold 0, judged on its held-out ones."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    fold = method.plan.folds[0]
+    features, inside = _tiles(dataset, method, (*fold.train, *fold.validation))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000)).fit(features, inside)
+    features, inside = _tiles(dataset, method, fold.test)
+    return float(roc_auc_score(inside, probe.decision_function(features)))
+
+
+def _tiles(dataset: Dataset, method: Any, cases: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Features (tile, 192) of all tiles of some slides, and whether each tile's centre lies in a tumour."""
+    import torch
+
+    from isocenter import tasks
+    from isocenter.images.layouts import read_image
+    from isocenter.tasks.bag_files import Attended
+
+    task, features, inside = tasks.load("mil"), [], []
+    method.modules.eval()
+    for name in cases:
+        case = dataset.case(name)
+        arrays = method.lay_slide(read_image(dataset, case, read=task.read))
+        places = Attended(method.names, np.zeros(0), coords=arrays["coords"], edge=float(arrays["tiles"][0]))
+        held = task.read_truth(dataset, case).holds(places)
+        inside.append(np.zeros(len(arrays["bag"]), dtype=bool) if held is None else held)
+        with torch.inference_mode():
+            features.append(method.instances(torch.from_numpy(arrays["bag"])).numpy())
+    return np.concatenate(features), np.concatenate(inside)
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
