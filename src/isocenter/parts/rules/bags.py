@@ -99,8 +99,10 @@ def warmed(training: Training) -> Training:
     """Training whose rate rises at first, as a transformer that learns from nothing needs it."""
     if training.warmup >= WARMUP:
         return training
-    reason = f"Over the first {WARMUP:.0%} of the budget the rate rises from zero: a teacher and a student "
-    reason += "that begin at random must not run ahead of the centre of their answers (Caron et al. 2021)."
+    reason = (
+        f"Over the first {100 * WARMUP:.0f} % of the budget the rate rises from zero, as Caron et al. (2021) "
+        "let it: while student and teacher are random, they must not outrun the centre of their answers."
+    )
     return training.changed(warmup=WARMUP, why={**training.why, "warmup": reason})
 
 
