@@ -596,10 +596,12 @@ def _comparison_text(result: Comparison) -> tuple[RenderableType, ...]:
 
 def _study_text(found: Findings) -> tuple[RenderableType, ...]:
     """A row for each point."""
+    counted = all(point.place == str(point.learnt_from) for point in found.points)
     rows = [
         (
             point.series,
-            str(point.learnt_from),
+            point.place if found.across else "",
+            "" if found.across and counted else str(point.learnt_from),
             _interval(point.mean),
             _interval(point.median),
             "" if point.worst is None else f"{point.worst:.3f}",
@@ -607,8 +609,8 @@ def _study_text(found: Findings) -> tuple[RenderableType, ...]:
         )
         for point in found.points
     ]
-    head = ("", found.across or "learnt from", found.measure, "median", "worst", "above 10 mm")
-    shown = [place for place in range(len(head)) if place < 2 or any(row[place] for row in rows)]
+    head = ("", found.across, "learnt from", found.measure, "median", "worst", "above 10 mm")
+    shown = [place for place in range(len(head)) if place == 0 or any(row[place] for row in rows)]
     return (_table([head[place] for place in shown], [[row[place] for place in shown] for row in rows]),)
 
 

@@ -61,4 +61,16 @@ def test_the_study_trains_its_points_and_says_what_they_do(
     assert [point.place for point in found.points] == ["0", "100"]
     assert all(point.mean.n == 8 for point in found.points)
     assert "From 0 % to 100 %" in found.said[0]
-    assert "Target training images" in (tmp_path / "out" / "study.html").read_text()
+    page = (tmp_path / "out" / "study.html").read_text()
+    assert "Target training images" in page
+    assert "Held-out slices with a lesion" in page
+    assert "Held-out slices without any" in page
+    assert '<td class="number">100</td><td class="number">20</td>' in page  # the share, and cases learnt from
+    assert "Kernel distance" not in page  # no rule of another measure
+    assert "Nothing was learnt" not in page
+    # Points that say the same have no rank correlation with their shares.
+    same = tuple(
+        point.changed(mean=found.points[0].mean, place=str(place))
+        for place, point in enumerate([*found.points, found.points[0]])
+    )
+    assert len(STUDY.conclude(found.changed(points=same))) == 1

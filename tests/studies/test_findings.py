@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from isocenter.errors import BadPlan
-from isocenter.records import Budget, Channel, Dataset, Label
+from isocenter.records import Budget, CaseScore, Channel, Contestant, Dataset, Interval, Label
 from isocenter.studies import findings
 from isocenter.studies.findings import Findings, Finished, Terms
 
@@ -42,6 +42,20 @@ def test_a_point_has_mean_median_worst_and_the_share_of_far_errors(point: Point)
     assert spread.far is not None
     assert spread.far.mean == 0.25
     assert spread.values == {"p": 1.0, "q": 2.0, "r": 30.0, "s": 7.0}
+
+
+def test_where_neither_more_nor_less_is_better_the_worst_is_furthest_from_zero() -> None:
+    rows = tuple(
+        CaseScore(case=f"{excess}", patient=f"{excess}", values={"all": {"marks_excess": excess}})
+        for excess in (-29.0, 0.0, 30.0, 4.0)
+    )
+    mean = Interval(mean=1.25, low=None, high=None, n=4)
+    entrant = Contestant(name="a", kind="method", cases=rows, summary={"all": {"marks_excess": mean}})
+    terms = Terms(study="cyclegan_bias", data="", budget=Budget(seconds=60), measure="marks_excess")
+    made = Finished(series="a", place="0", learnt_from=7, steps=0, contestant=entrant)
+    dataset = DATASET.changed(task="generation")
+    found = findings.found("cyclegan_bias", CARD, dataset, "share", terms, [made])
+    assert found.points[0].worst == 30.0
 
 
 def test_cases_without_a_value_are_left_out(point: Point) -> None:

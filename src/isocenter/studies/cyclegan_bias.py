@@ -7,17 +7,24 @@ lesion, are translated, and lesions are measured beside the T1 slice of the same
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import rankdata
 
+from isocenter import images
 from isocenter.errors import BadPlan
+from isocenter.images.image import Image
 from isocenter.phantoms.brain import LESION, SIGNALS, WHITE, WITH, WITHOUT, name_of, write_dataset
 from isocenter.pipeline.report_pages import figure
+from isocenter.pipeline.run import Run
 from isocenter.records import Case, Channel, Dataset, Fold, Label
 from isocenter.studies.findings import Findings
 from isocenter.studies.study import Point, Study, Wishes
 from isocenter.tasks.generation import CONTRAST, MARKED, UNMARKED
+from isocenter.tasks.pictures.made import table
+from isocenter.tasks.task import Picture
 
 CARD = {
     "title": "Bias of CycleGAN",
@@ -42,7 +49,7 @@ class CycleganBias:
     """One point for each share of lesions among the target's training images."""
 
     options = frozenset({"sizes"})
-    across = "Target training images with a lesion, %"
+    across = "target training images with a lesion, %"
     measure = "marks_excess"
 
     def task(self, wishes: Wishes) -> str | None:
@@ -90,8 +97,33 @@ class CycleganBias:
         )
         if len(means) == 2:
             return (said,)
-        rising = np.corrcoef(np.argsort(np.argsort(shares)), np.argsort(np.argsort(values)))[0, 1]
+        if np.ptp(values) == 0:
+            return (said,)
+        rising = np.corrcoef(rankdata(shares), rankdata(values))[0, 1]
         return said, f"Spearman's rank correlation with the share is {figure(float(rising), 2)}."
+
+    def pictures(self, found: Findings, runs: Sequence[Path]) -> tuple[Picture, ...]:
+        """Held-out slices with a lesion and without: as they are, as they should come out, as they did."""
+        heads = [SOURCE.upper(), f"{TARGET.upper()}, true", *(f"{each.place} %" for each in found.points)]
+        trained = [Run(folder) for folder in runs]
+        return tuple(
+            Picture(
+                table(heads, [_row(trained, place) for place in places], trained[0].dataset),
+                f"Held-out slices {words}: what was shown, how it should come out, and what was made of it "
+                "where that share of the target's training images had a lesion.",
+                flat=True,
+            )
+            for words, places in (("with a lesion", (0, 2)), ("without any", (1, 3)))
+        )
+
+
+def _row(runs: Sequence[Run], place: int) -> list[Image]:
+    """A held-out slice of the source, the target of the same anatomy, and what each run made of it."""
+    dataset = runs[0].dataset
+    case = dataset.case(f"{name_of(2 * LEARNT_FROM + place)}_{SOURCE}")
+    given = [case.inputs["image"][0], case.truth[MARKED]]
+    answers = [run.fold(0) / "answers" / f"{case.id}.png" for run in runs]
+    return [images.read(str(path)) for path in (*(dataset.path(str(file)) for file in given), *answers)]
 
 
 def with_share(root: Path, share: float) -> Dataset:

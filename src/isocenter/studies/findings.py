@@ -29,7 +29,8 @@ _RULES = {
     "intervals": "95 % BCa bootstrap intervals; patients are drawn, with all their cases.",
     "differences": "Paired by patient: Wilcoxon's signed ranks, two-sided, with Holm's correction over the "
     "differences of a table. An interval of one training each says nothing of what another seed would give.",
-    "worst": "The largest error of a held-out case, or its smallest score.",
+    "worst": "The largest error of a held-out case, or its smallest score; what is furthest from zero where "
+    "neither more nor less is better.",
 }
 _OF_A_SET = (
     "This measure belongs to all cases together: it has an interval, but no median, and is not tested."
@@ -203,7 +204,7 @@ def _spread(finished: Finished, measure: str, words: Measures) -> Spread:
         learnt_from=finished.learnt_from,
         mean=statistics.mean_interval(values, patients) if single else mean,
         median=_median(values, patients) if single else None,
-        worst=float(values.max() if low_is_better else values.min()) if single else None,
+        worst=float(max(values, key=lambda value: words.badness(measure, value))) if single else None,
         far=_far(values, patients)
         if single and low_is_better and words.unit(measure) == MILLIMETRES
         else None,

@@ -12,9 +12,10 @@ from isocenter.pipeline.report_pages import contest_charts, paragraph
 from isocenter.pipeline.report_pages.measures import Measures
 from isocenter.studies import charts
 from isocenter.studies.findings import Findings
+from isocenter.tasks.task import Picture
 
 
-def page(found: Findings) -> str:
+def page(found: Findings, pictures: Sequence[Picture] = ()) -> str:
     """The study as one HTML page that opens offline and fetches nothing."""
     words = Measures(tasks.load(found.task))
     return report_pages.render(
@@ -32,10 +33,13 @@ def page(found: Findings) -> str:
             "far": any(point.far is not None for point in found.points),
             "single": any(point.median is not None for point in found.points),
             "digits": words.digits,
-            "rules": {**words.task.rules, **found.rules},
+            "rules": _rules(found, words),
+            "pictures": pictures,
+            "unlearnt": [point.place or point.series for point in found.points if point.steps == 0],
+            "counted": any(str(point.learnt_from) != point.place for point in found.points),
             "names": words.names,
             "environment": environment(None),
-            "sections": _sections(found),
+            "sections": _sections(found, pictures),
         },
         "study",
     )
@@ -64,9 +68,16 @@ def _boxes(found: Findings, words: Measures) -> contest_charts.PairedPlot | None
     return contest_charts.paired_plot(words.name(found.measure), words.unit(found.measure), rows)
 
 
-def _sections(found: Findings) -> Sequence[tuple[str, str]]:
+def _rules(found: Findings, words: Measures) -> Mapping[str, str]:
+    """The rules of the measure that is shown, and those that are about no single one."""
+    told = {k: said for k, said in words.task.rules.items() if k not in words.names or k == found.measure}
+    return {**told, **found.rules}
+
+
+def _sections(found: Findings, pictures: Sequence[Picture]) -> Sequence[tuple[str, str]]:
     parts: Mapping[str, tuple[str, bool]] = {
         "said": ("What it says", True),
+        "pictures": ("Cases", bool(pictures)),
         "points": ("Points", True),
         "differences": ("Differences", bool(found.differences)),
         "rules": ("Rules", True),

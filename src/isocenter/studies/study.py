@@ -6,12 +6,12 @@ answer the same held-out cases, with the same budget and seed, so that they diff
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from isocenter import files, tasks
+from isocenter import files, methods, tasks
 from isocenter.errors import BadPlan, RunFailed
 from isocenter.images.layouts import open_dataset
 from isocenter.pipeline import contestants, progress
@@ -21,6 +21,7 @@ from isocenter.pipeline.train import train
 from isocenter.records import Budget, Dataset
 from isocenter.studies import catalogue, findings, load
 from isocenter.studies.findings import Findings, Finished, Terms
+from isocenter.tasks.task import Picture
 
 TERMS, FINDINGS, PAGE, TABLE = "terms.json", "study.json", "study.html", "study.csv"
 BUDGET = "15m"
@@ -119,6 +120,14 @@ class Study(Protocol):
         """What the finished points allow to say, in sentences."""
 
 
+@runtime_checkable
+class Pictured(Protocol):
+    """A study that also shows what became of single cases."""
+
+    def pictures(self, found: Findings, runs: Sequence[Path]) -> tuple[Picture, ...]:
+        """Pictures for the page; `runs` are the folders of the finished points, in their order."""
+
+
 def conduct(
     name: str, data: Path | None, out: Path, wishes: Wishes, machine: Machine = Machine(), *, resume: bool
 ) -> Findings:
@@ -159,7 +168,8 @@ def conduct(
         finished.append(_finished(point, run, machine))
         found = findings.found(name, catalogue()[name], dataset, study.across, shown, finished)
         found = found.changed(said=study.conclude(found), expected=len(points))
-        _write(found, out)
+        runs = [out / each.name for each in points[:number]]
+        _write(found, out, study.pictures(found, runs) if isinstance(study, Pictured) else ())
     return found
 
 
@@ -245,16 +255,18 @@ def _learnt_from(run: Run, folds: tuple[int, ...] | None) -> int:
 
 
 def _steps(run: Run) -> int | None:
-    """Optimiser steps of all logs; None where nothing was learnt by steps."""
+    """Optimiser steps of all logs; None where a method learns by none."""
     from isocenter.pipeline.learn import read_log
 
     logs = [read_log(path) for path in sorted(run.folder.glob("fold_*/**/log.csv"))]
-    return round(sum(log[-1]["step"] or 0.0 for log in logs if log)) if any(logs) else None
+    if not any(logs):
+        return 0 if methods.load(run.plan.method).turns else None
+    return round(sum(log[-1]["step"] or 0.0 for log in logs if log))
 
 
-def _write(found: Findings, out: Path) -> None:
+def _write(found: Findings, out: Path, pictures: Sequence[Picture]) -> None:
     from isocenter.studies import page
 
     found.save(out / FINDINGS)
     files.write_text(out / TABLE, findings.table(found))
-    files.write_text(out / PAGE, page.page(found))
+    files.write_text(out / PAGE, page.page(found, pictures))

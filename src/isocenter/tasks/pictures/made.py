@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _REAL = "#444444"
 _COLUMNS, _ROWS, _CELL, _GAP = 8, 8, 56, 4
+_LARGE = 112
 _WIDTH, _HEIGHT, _EDGE = 440, 400, 24
 
 
@@ -68,6 +69,28 @@ def _middle(image: Image, facts: Facts) -> tuple[NDArray[np.uint8], tuple[float,
     steps = seen.spacing(image.geometry)
     shown = pixels(image, seen, index, (slice(0, rows), slice(0, columns)), facts)
     return shown, (rows * steps[0], columns * steps[1])
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[Image]], facts: Facts) -> str:
+    """Flat images in rows below the headings of their columns, all as large, as a drawing.
+
+    Args:
+        heads: Of the columns.
+        rows: Of as many images.
+        facts: The channels.
+    """
+    step, top = _LARGE + _GAP, 22
+    cells = [
+        f'<text x="{step * place + _LARGE / 2:g}" y="{top - 8}" text-anchor="middle">{escape(words)}</text>'
+        for place, words in enumerate(heads)
+    ]
+    cells += [
+        f'<image x="{step * column}" y="{top + step * row}" width="{_LARGE}" height="{_LARGE}" '
+        f'style="image-rendering:pixelated" href="{encoded(_middle(image, facts)[0])}"/>'
+        for row, images in enumerate(rows)
+        for column, image in enumerate(images)
+    ]
+    return _svg(step * len(heads) - _GAP, top + step * len(rows) - _GAP, "".join(cells))
 
 
 # ------------------------------------------------------------------------------------------------- the sets
