@@ -7,8 +7,8 @@ Two views of a tile differ by what says nothing about tissue. Under a microscope
 strongly a slide is stained and how bright its light is; the size of nuclei is not among it, so parts are
 hardly magnified. By Beer and Lambert I = I₀ 10^(−c v): a stain s times as strong gives I₀ (I / I₀)^s.
 
-Source: Caron et al., ICCV 2021, for views as parts; on what suits tissue Kang et al., "Benchmarking
-self-supervised learning on diverse pathology datasets", CVPR 2023.
+Source: Caron et al., ICCV 2021, for views as parts; that magnification should be kept, Zimmermann et al.,
+"Adapting self-supervised learning for computational pathology", CVPR 2024 workshops, arXiv:2405.01688.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class SelfDistillation(nn.Module):
         local_views: How many of each tile.
     """
 
-    # Hardly magnified, unlike pictures of things: the size of nuclei tells (Kang et al., CVPR 2023).
+    # Hardly magnified, unlike pictures of things: the size of nuclei tells (see `parts/augment/views`).
     GLOBAL: ClassVar[tuple[float, float]] = (0.5, 1.0)
     LOCAL: ClassVar[tuple[float, float]] = (0.15, 0.4)
 
