@@ -26,6 +26,7 @@ _NOTHING = 1e-12
 """Share of a signal's energy that counts as rounding."""
 
 _ALIKE = 0.99
+"""Cosine from which on two atoms count as one."""
 
 _AT_ONCE = 8192
 """Patches that are coded together."""
