@@ -301,7 +301,8 @@ def costs(folder: Path, rows: Sequence[CaseScore], device: str) -> dict[str, Any
     plan, choice = run.plan, run.choice
     used = choice.members if choice else default_members(plan)
     stages = [stage for stage in plan.stages if stage.name in used]
-    stages += [stage for stage in plan.stages if stage.name in {each.after for each in stages}]
+    for stage in stages:  # grows by what answers before, and by what answers before that
+        stages += [each for each in plan.stages if each.name == stage.after and each not in stages]
     logs = [
         run.stage(number, stage.name, len(plan.stages)) / "log.csv"
         for number in sorted({row.fold for row in rows if row.fold is not None})

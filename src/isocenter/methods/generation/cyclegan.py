@@ -93,11 +93,11 @@ class CycleGan(Maker):
 
     @classmethod
     def select(cls, dataset: Dataset, settings: Record) -> Dataset:
-        """The cases of the two domains, each of which is a class.
+        """The cases of one of the two domains, each of which is a class.
 
         Raises:
             BadPlan: There are not two domains, and none are named.
-            BadDataset: A domain that is named has no image.
+            BadDataset: A domain has no image that is of it alone.
         """
         assert isinstance(settings, CycleSettings)
         told = {case.id: _domains_of(dataset, case, settings.domains) for case in dataset.cases}
@@ -106,12 +106,14 @@ class CycleGan(Maker):
         names = settings.pair or (declared if settings.domains == "classes" else sorted(known))
         if len(set(names)) != 2:
             raise _not_two(dataset, names, settings.domains)
+        found = [(case, [name for name in names if name in told[case.id]]) for case in dataset.cases]
+        kept = [(case, own[0]) for case, own in found if len(own) == 1]
         for name in names:
-            if name not in known:
-                what = f"domain '{name}' has no image: no case is of that {_WORDS[settings.domains][0]}."
+            if not any(own == name for _, own in kept):
+                word = _WORDS[settings.domains][0]
+                what = f"domain '{name}' has no image: no case is of that {word} and not of the other, too."
                 raise BadDataset(what, where=dataset.root, cure=suggestion(name, known))
-        kept = [(case, [name for name in names if name in told[case.id]]) for case in dataset.cases]
-        return _of_domains(dataset, names, [(case, own[0]) for case, own in kept if len(own) == 1])
+        return _of_domains(dataset, names, kept)
 
     @classmethod
     def configure(

@@ -154,8 +154,8 @@ def plane(sets: Mapping[str, Sequence[CaseScore]]) -> tuple[Picture, ...]:
             for x, y in at
         ]
         drawing.append(
-            f'<text x="{_WIDTH - 8}" y="{16 * (place + 1)}" text-anchor="end" fill="{colour}">'
-            f"{escape(name)}</text>"
+            f'<text x="{_WIDTH - 8}" y="{16 * (place + 1)}" text-anchor="end" fill="{colour}" '
+            f'stroke="#ffffff" stroke-width="4" paint-order="stroke">{escape(name)}</text>'
         )
     words = "Features of made and held-out real images, in the plane in which the real ones vary most."
     return (Picture(_svg(_WIDTH, _HEIGHT, "".join(drawing)), words, flat=True),)
