@@ -113,6 +113,16 @@ def test_the_generator_s_loss_is_the_sum_that_is_published(pairs: Path, number: 
     assert next(method.modules["network"].parameters()).shape[1] == 1 + number
 
 
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_later_generator_starts_from_the_earlier_answer(pairs: Path, residual: bool) -> None:
+    plan = planned(pairs, residual=residual)
+    method = CascadeGan(plan, plan.stages[1])
+    batch = random_batch(method)
+    with torch.no_grad():
+        same = torch.equal(method.forward(batch)["restored"], batch["earlier"])
+    assert same == residual
+
+
 def test_a_critic_s_step_leaves_the_generator_alone(pairs: Path) -> None:
     plan = planned(pairs)
     method = CascadeGan(plan, plan.stages[1])

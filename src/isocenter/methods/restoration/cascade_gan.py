@@ -12,6 +12,8 @@ alone and pools three times.
 
 A later generator sees an image that the surroundings of every voxel have gone into, so that it looks further.
 It learns from answers to cases that the one before it had not learnt from, as it will be asked to use them.
+It says what is to be added to the earlier answer, as in the authors' later version (IEEE TBME 65, 2018):
+otherwise a short budget is spent on learning to copy it (`settings.residual=false` is the first version).
 The kernels are those of the authors' code; unlike theirs, patches are padded, so that an answer is as large
 as what is seen. `settings.rounds=1` is the GAN without context.
 """
@@ -58,11 +60,13 @@ EDGE = {1: 1024, 2: 64, 3: 32}
 
 
 class CascadeSettings(RestorationSettings):
-    """Generators in turn; λ₁ of the adversary (0 trains without critics), λ₂ of squared errors, λ₃ of
-    gradients. Noise is never drawn anew: an earlier answer belongs to the image that was answered."""
+    """Generators in turn; whether later ones add to the earlier answer; λ₁ of the adversary (0 trains without
+    critics), λ₂ of squared errors, λ₃ of gradients. Noise is never drawn anew: an earlier answer belongs to
+    the image that was answered."""
 
     redraw: Literal[False] = False
     rounds: int = Field(default=2, ge=1)
+    residual: bool = True
     adversary: float = Field(default=0.5, ge=0)
     squared: float = Field(default=1.0, ge=0)
     gradient: float = Field(default=1.0, ge=0)
@@ -152,7 +156,12 @@ class CascadeGan(Restorer):
     # -------------------------------------------------------------------------------------------- networks
 
     def network(self, inputs: int, outputs: int) -> nn.Module:
-        return FullResolution(self.stage.unet, inputs, outputs)
+        return FullResolution(self.stage.unet, inputs, outputs, from_zero=self.adds)
+
+    @property
+    def adds(self) -> bool:
+        """Whether this stage's generator says what is to be added to an earlier answer."""
+        return self.settings.residual and self.stage.after is not None
 
     def build(self) -> dict[str, nn.Module]:
         context = self.answered if self.stage.after else 0
@@ -171,9 +180,9 @@ class CascadeGan(Restorer):
         target = batch[TARGET].float()
         if turn == "critic":
             with torch.no_grad():
-                made = self.answer(self._inputs(batch))
+                made = self._made(batch)
             return gan_critic(self.modules["critic"](target), self.modules["critic"](made))
-        made, weight = self.answer(self._inputs(batch)), self.settings
+        made, weight = self._made(batch), self.settings
         loss = weight.squared * squared(made, target) + weight.gradient * gradient_difference(made, target)
         if weight.adversary:
             voxels = prod(self.stage.geometry.patch)
@@ -181,7 +190,12 @@ class CascadeGan(Restorer):
         return loss
 
     def forward(self, inputs: Batch) -> Outputs:
-        return {RESTORED: self.answer(self._inputs(inputs))}
+        return {RESTORED: self._made(inputs)}
+
+    def _made(self, batch: Batch) -> Tensor:
+        """What the generator makes of images and, after the first round, of earlier answers to them."""
+        given = self.answer(self._inputs(batch))
+        return given + batch[EARLIER].float() if self.adds else given
 
     def earlier(self, answer: Any, placement: Placement) -> Arrays:
         """`earlier`: the answer (channel, *space) on this stage's grid, brought to order as a target is."""

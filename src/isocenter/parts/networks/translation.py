@@ -114,12 +114,16 @@ class FullResolution(nn.Module):
         plan: With strides of one: what is pooled is lost to an image.
         inputs: Channels of the image.
         outputs: Channels of the answer.
+        from_zero: Whether the last layer starts at zero, so that what is added to an image begins as nothing.
     """
 
-    def __init__(self, plan: Network, inputs: int, outputs: int) -> None:
+    def __init__(self, plan: Network, inputs: int, outputs: int, *, from_zero: bool = False) -> None:
         super().__init__()
         self.convolutions = Encoder(plan, inputs)
         self.last = CONVOLUTIONS[len(plan.kernels[0])](plan.features[-1], outputs, 3, padding=1)
+        if from_zero:
+            for parameter in self.last.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, image: Tensor) -> Tensor:
         """An image (batch, outputs, *space) from one (batch, inputs, *space)."""
