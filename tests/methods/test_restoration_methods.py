@@ -23,6 +23,7 @@ from isocenter.methods.restoring import Restorer, noise_sd
 from isocenter.parts.damage.noise import Gaussian, MonteCarlo
 from isocenter.parts.damage.writing import Clean, write_dataset
 from isocenter.parts.losses.quality import LOSSES
+from isocenter.pipeline.run import Run
 from isocenter.records import Budget, Channel, Fingerprint, Machine, Plan
 
 KEYS = sorted(methods.catalogue("restoration"))
@@ -107,7 +108,8 @@ def test_pictures_go_from_files_to_scores_and_a_report(key: str, cached: Path) -
     assert all(case.failure is None for case in scores.cases)
     assert scores.summary["image"]["data_range"].mean == 255
     case = plan.folds[0].test[0]
-    answer = images.read(run / "fold_0" / "answers" / f"{case}.tif")
+    place = Run(run).stage(0, plan.stages[-1].name, len(plan.stages))
+    answer = images.read(place / "answers" / f"{case}.tif")
     given = images.read(data / "inputs" / f"{case}.tif")
     assert answer.array.dtype == np.float32
     assert answer.geometry.difference(given.geometry) is None
