@@ -33,7 +33,7 @@ def main() -> None:
     )
     runs = [_trained(data, out / f"{name}_seed{seed}", seed, arguments) for seed in range(arguments.seeds)]
     each = [_measured(run, label) for run in runs]
-    figures: dict[str, Any] = {"class": label, "seeds": each, "load_average_at_end": os.getloadavg()[1]}
+    figures: dict[str, Any] = {"class": label, "seeds": each}
     figures["mean"] = {measure: round(mean(one[measure]["mean"] for one in each), 4) for measure in MEASURES}
     cases = f"{each[0]['cases']} held-out images, mean of {len(each)} seeds"
     what = f"{arguments.dataset}, {arguments.budget}, {cases}"

@@ -37,7 +37,6 @@ def main() -> None:
     plan = ("--method", arguments.method, "--budget", arguments.budget, "--out", run)
     _isocenter("train", data, "--task", "generation", *plan, *settings)
     figures = _figures(run, began) | {"real": _real(seer), "made": _made(run, seer, arguments.count)}
-    figures["load_average_at_end"] = os.getloadavg()[1]
     what = f"{arguments.dataset}, {arguments.budget}{arguments.suffix}"
     figures["systems"] = {arguments.method: {what: _headline(figures)}}
     record(name, figures, " ".join(["python", "benchmarks/generation.py", *sys.argv[1:]]))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -46,7 +45,6 @@ def main() -> None:
     began = time.time()
     subprocess.run(command, check=True)
     figures = _figures(run, began) | {"budget_of_a_fold_seconds": round(own)}
-    figures["load_average_at_end"] = os.getloadavg()[1]
     both = figures["stages"]["reduction"]
     what = f"chest phantom, {arguments.time} in all, {figures['cases']} held-out cases{arguments.suffix}"
     alone = figures["stages"]["candidates"]["cpm"]["mean"]

@@ -1,4 +1,8 @@
-"""Write a benchmark's figures with the machine, the date and the commit they were seen on."""
+"""Write a benchmark's figures with the machine, the date and the commit they were seen on.
+
+With the machine stand the threads that a process had (`OMP_NUM_THREADS`) and the load average over the five
+minutes before the benchmark ended: on a busy machine a budget of time holds fewer steps.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ def record(name: str, figures: dict[str, Any], command: str) -> Path:
         "command": command,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform()},
+        "machine": _machine(),
         "versions": {package: _version(package) for package in ("torch", "numpy", "scipy")},
         "figures": figures,
     }
@@ -32,11 +36,27 @@ def record(name: str, figures: dict[str, Any], command: str) -> Path:
     return path
 
 
+def _machine() -> dict[str, Any]:
+    cores = os.cpu_count() or 1
+    return {
+        "processor": _processor(),
+        "cores": cores,
+        "threads": int(os.environ.get("OMP_NUM_THREADS", cores)),
+        "load_average_at_end": round(os.getloadavg()[1], 1),
+        "system": platform.platform(),
+    }
+
+
 def _commit() -> str:
-    """The commit; `-dirty` where files differ from it."""
-    words = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "a copy outside the repository"
+    """The commit; `-dirty` where files other than results differ from it."""
+    name = _git("describe", "--always", "--abbrev=7")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":(exclude){RESULTS}")
+    return f"{name}{'-dirty' if changed else ''}" if name else "a copy outside the repository"
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def _version(package: str) -> str:

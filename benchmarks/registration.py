@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -56,7 +55,6 @@ def main() -> None:
         "pairs": len(questions),
         "methods": found,
         "systems": systems(found, what),
-        "load_average_at_end": os.getloadavg()[1],
     }
     record(chosen.name, figures, " ".join(["python benchmarks/registration.py", *sys.argv[1:]]))
 

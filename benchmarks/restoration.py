@@ -67,7 +67,6 @@ def _figures(run: Path, began: float) -> dict[str, Any]:
         "patch": stage["geometry"]["patch"],
         "batch": stage["training"]["batch"],
         "features": (stage["network"] or {}).get("features"),
-        "load_average_at_end": os.getloadavg()[1],
     }
 
 

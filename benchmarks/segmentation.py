@@ -34,7 +34,7 @@ def main() -> None:
     command += [word for setting in arguments.settings for word in ("--set", setting)]
     began = time.time()
     subprocess.run(command, check=True)
-    figures = _figures(run, began) | {"load_average_at_end": os.getloadavg()[1]}
+    figures = _figures(run, began)
     if arguments.against:
         figures["against"] = _paired(run, Path(arguments.against))
     labels = [label for label in figures["dice"] if label != "mean"]

@@ -46,7 +46,6 @@ def _figures(found: Findings) -> dict[str, Any]:
         "said": " ".join(found.said),
         "held_out": found.held_out,
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
-        "load_average_at_end": os.getloadavg()[1],
         "systems": _systems(found),
     }
 

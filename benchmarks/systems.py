@@ -60,10 +60,20 @@ def _measurements(found: list[Mapping[str, Any]]) -> Iterator[str]:
     for result in found:
         name, machine = result["benchmark"], result["machine"]
         shown = _chief(result["figures"])
-        where = _cell(f"{machine['processor']}, {machine['cores']} cores")
+        where = _cell(", ".join(_where(machine)))
         file = f"[{name}](../benchmarks/results/{name}.json)"
         command, day = _cell(result["command"]), result["date"][:10]
         yield f"| {file} | `{command}` | {_lines(shown)} | {where} | {day} |"
+
+
+def _where(machine: Mapping[str, Any]) -> Iterator[str]:
+    """The processor; how much of it was used, and how busy it was, where that was noted."""
+    threads = machine.get("threads", machine["cores"])
+    yield f"{machine['processor']}, {machine['cores']} cores"
+    if threads < machine["cores"]:
+        yield f"{threads} thread{'s' * (threads > 1)}"
+    if "load_average_at_end" in machine:
+        yield f"load {machine['load_average_at_end']:.1f}"
 
 
 def _chief(figures: Mapping[str, Any]) -> dict[str, Any]:

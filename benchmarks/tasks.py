@@ -35,7 +35,7 @@ def main() -> None:
     command += [word for setting in arguments.settings for word in ("--set", setting)]
     began = time.time()
     subprocess.run(command, check=True)
-    figures = _figures(run, began) | {"load_average_at_end": os.getloadavg()[1]}
+    figures = _figures(run, began)
     what = f"{arguments.dataset}, {arguments.budget}, {figures['cases']} held-out cases{arguments.suffix}"
     figures["systems"] = {arguments.method: {what: headline(figures["summary"])}}
     record(name, figures, " ".join(["python", "benchmarks/tasks.py", *sys.argv[1:]]))
