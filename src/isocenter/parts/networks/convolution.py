@@ -8,6 +8,7 @@ of one. Such inputs are tiny, so they are convolved in float32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,8 +30,23 @@ class _Exact:
             return convolve(inputs.float(), *words)  # type: ignore[no-any-return]
 
     def _is_thin(self, inputs: Tensor) -> bool:
-        sizes = zip(inputs.shape[2:], self.kernel_size, self.padding, strict=True)
+        sizes = zip(self._padded(inputs.shape[2:]), self.kernel_size, self.padding, strict=True)
         return inputs.device.type == "cpu" and any(size < kernel and pad > 0 for size, kernel, pad in sizes)
+
+    def _padded(self, space: Sequence[int]) -> Sequence[int]:
+        """The space that is padded, which is the inputs'."""
+        return space
+
+
+class _ExactTransposed(_Exact):
+    """What is padded is the space of the answer: a transposed convolution goes from it to the inputs."""
+
+    stride: tuple[int, ...]
+    output_padding: Any
+
+    def _padded(self, space: Sequence[int]) -> Sequence[int]:
+        words = zip(space, self.stride, self.padding, self.kernel_size, self.output_padding, strict=True)
+        return [(size - 1) * step - 2 * pad + kernel + more for size, step, pad, kernel, more in words]
 
 
 class Convolution1d(_Exact, nn.Conv1d):
@@ -45,15 +61,15 @@ class Convolution3d(_Exact, nn.Conv3d):
     """`nn.Conv3d`, exact on thin inputs."""
 
 
-class Transposed1d(_Exact, nn.ConvTranspose1d):
+class Transposed1d(_ExactTransposed, nn.ConvTranspose1d):
     """`nn.ConvTranspose1d`, exact on thin inputs."""
 
 
-class Transposed2d(_Exact, nn.ConvTranspose2d):
+class Transposed2d(_ExactTransposed, nn.ConvTranspose2d):
     """`nn.ConvTranspose2d`, exact on thin inputs."""
 
 
-class Transposed3d(_Exact, nn.ConvTranspose3d):
+class Transposed3d(_ExactTransposed, nn.ConvTranspose3d):
     """`nn.ConvTranspose3d`, exact on thin inputs."""
 
 
