@@ -240,7 +240,7 @@ def _boxes(result: Comparison, pooled: Sequence[str], words: Measures) -> list[c
             shown = [case if words.task.paired else f"{case} by {each.name}" for case in result.cases]
             known = zip(shown, values, strict=True)
             rows.append((each.name, [(case, float(v)) for case, v in known if not math.isnan(v)]))
-        if len(result.cases) > 2 and any(cases for _, cases in rows):
+        if len(result.cases) > 2 and charts.has_spread(rows):
             plots.append(contest_charts.paired_plot(words.name(measure), words.unit(measure), rows))
     return plots
 

@@ -295,7 +295,7 @@ def _boxes(scores: Scores | None, words: Measures) -> list[charts.BoxPlot]:
     plots = []
     for measure in words.shown(words.of_cases(scores.cases)):
         rows = [(label, _values(scores.cases, label, measure)) for label in labels]
-        if any(values for _, values in rows):
+        if charts.has_spread(rows):
             plots.append(charts.box_plot(words.name(measure), words.unit(measure), rows))
     return plots
 

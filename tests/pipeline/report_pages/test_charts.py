@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from isocenter.pipeline.report_pages.charts import Scale, box_plot, forest, line_chart
+from isocenter.pipeline.report_pages.charts import Scale, box_plot, forest, has_spread, line_chart
 
 
 def test_a_scale_maps_its_ends_to_the_pictures_ends() -> None:
@@ -34,6 +34,11 @@ def test_a_box_shows_quartiles_and_whiskers_as_tukey_drew_them() -> None:
     shown = [(x - box.points[0].x) / span * 29 + 1 for x in (*box.quartiles, *box.whiskers)]
     np.testing.assert_allclose(shown, [*np.percentile(values, (25, 50, 75)), 1, 9], atol=0.1)
     assert len(box.points) == 10
+
+
+def test_what_each_case_has_or_has_not_is_no_spread() -> None:
+    assert has_spread([("x", []), ("y", [("a", 0.0), ("b", 0.5)])])
+    assert not has_spread([("x", [("a", 0.0), ("b", 1.0)]), ("y", [])])
 
 
 def test_of_very_many_cases_only_the_outliers_are_drawn() -> None:

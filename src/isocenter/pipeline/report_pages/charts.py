@@ -76,6 +76,11 @@ class BoxPlot:
     width: int = WIDTH
 
 
+def has_spread(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> bool:
+    """Whether boxes would show more than the mean does: not where each case has 0 or 1, as of a share."""
+    return any(value not in (0.0, 1.0) for _, cases in rows for _, value in cases)
+
+
 def box_plot(
     title: str,
     unit: str,
