@@ -15,10 +15,10 @@ from isocenter import methods
 from isocenter.errors import BadDataset, BadModel, BadPlan, IsocenterWarning
 from isocenter.images.formats import slide
 from isocenter.methods import slides as tiles
-from isocenter.methods.bag_heads import DualStream, extremes
 from isocenter.methods.bags import BagMethod, BagSettings
 from isocenter.methods.mil.clam import Clam
 from isocenter.methods.mil.prompt_mil import PromptMil
+from isocenter.parts.networks.bag_heads import DualStream, extremes
 from isocenter.parts.networks.distillation import SelfDistillation
 from isocenter.parts.rules import bags as rules
 from isocenter.phantoms import slides as phantoms

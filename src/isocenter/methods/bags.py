@@ -4,7 +4,7 @@ bag a sample, questions asked of it, and answers with attention."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from isocenter.images.placement import Placement
 from isocenter.methods import slides
 from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs, Request, Speed
 from isocenter.parts.augment.augmenter import Kind
+from isocenter.parts.networks.bag_heads import BagHead
 from isocenter.parts.networks.bags import Standardise, embedding
 from isocenter.parts.rules import bags as rules
 from isocenter.records import Budget, Fingerprint, Machine, Record, Stage
@@ -267,6 +268,28 @@ class BagMethod(Method):
             edge=edge,
             pixel_mm=pixel,
         )
+
+
+class HeadMethod(BagMethod):
+    """A method whose answer, attention and loss are those of a head over a bag's instances."""
+
+    @property
+    def head(self) -> BagHead:
+        """The head; here the whole network."""
+        return cast(BagHead, self.modules["network"])
+
+    def instances(self, bag: Tensor) -> Tensor:
+        """What the head sees of a bag, (instance, feature); here the bag itself."""
+        return bag
+
+    def bag_logits(self, bag: Tensor) -> tuple[Tensor, Tensor]:
+        logits, attention = self.head(self.instances(bag))
+        return logits, attention
+
+    def bag_loss(self, bag: Tensor, classes: Tensor) -> Tensor:
+        instances = self.instances(bag)
+        self.watch(instances)
+        return self.head.loss(instances, classes, lambda logits: self.judged(logits, classes))
 
 
 def _writable(array: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from isocenter.methods.bag_heads import AttentionHead, HeadMethod
-from isocenter.methods.bags import BagSettings
+from isocenter.methods.bags import BagSettings, HeadMethod
+from isocenter.parts.networks.bag_heads import AttentionHead
 from isocenter.parts.networks.bags import Standardise
 from isocenter.records import Record
 

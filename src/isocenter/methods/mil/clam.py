@@ -15,8 +15,8 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from isocenter.methods.bag_heads import BAG_SHARE, CLAM_ATTENTION, SAMPLED, ClamHead, HeadMethod
-from isocenter.methods.bags import BagSettings
+from isocenter.methods.bags import BagSettings, HeadMethod
+from isocenter.parts.networks.bag_heads import BAG_SHARE, CLAM_ATTENTION, SAMPLED, ClamHead
 from isocenter.parts.networks.bags import Standardise
 from isocenter.records import Record
 from isocenter.tasks.bag_files import ALL

@@ -33,9 +33,9 @@ from torch.utils.checkpoint import checkpoint
 from isocenter.errors import BadPlan
 from isocenter.images.image import Image
 from isocenter.methods import slides
-from isocenter.methods.bag_heads import AttentionHead, BagHead, ClamHead, DualStream, HeadMethod
-from isocenter.methods.bags import BAG, BagSettings
+from isocenter.methods.bags import BAG, BagSettings, HeadMethod
 from isocenter.methods.method import Arrays, Batch, Request, Speed, Turn
+from isocenter.parts.networks.bag_heads import AttentionHead, BagHead, ClamHead, DualStream
 from isocenter.parts.networks.bags import Standardise
 from isocenter.parts.networks.distillation import SelfDistillation
 from isocenter.parts.networks.vit import VisionTransformer

@@ -17,7 +17,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from isocenter.methods.bags import BagMethod
 from isocenter.parts.losses.margins import smooth_top1_svm
 from isocenter.parts.networks.bags import GatedAttention, attend, in_chunks
 
@@ -176,28 +175,6 @@ class ClamHead(BagHead):
             scores = self.instances[number](self.embed(bag[chosen]))
             losses.append(smooth_top1_svm(scores, torch.tensor(side, device=scores.device)))
         return torch.stack(losses).mean() if losses else attention.new_zeros(())
-
-
-class HeadMethod(BagMethod):
-    """A method whose answer, attention and loss are those of a head over a bag's instances."""
-
-    @property
-    def head(self) -> BagHead:
-        """The head; here the whole network."""
-        return cast(BagHead, self.modules["network"])
-
-    def instances(self, bag: Tensor) -> Tensor:
-        """What the head sees of a bag, (instance, feature); here the bag itself."""
-        return bag
-
-    def bag_logits(self, bag: Tensor) -> tuple[Tensor, Tensor]:
-        logits, attention = self.head(self.instances(bag))
-        return logits, attention
-
-    def bag_loss(self, bag: Tensor, classes: Tensor) -> Tensor:
-        instances = self.instances(bag)
-        self.watch(instances)
-        return self.head.loss(instances, classes, lambda logits: self.judged(logits, classes))
 
 
 def extremes(attention: Tensor, sampled: int) -> tuple[Tensor, Tensor]:
