@@ -54,14 +54,14 @@ def _measured(run: Path, label: str) -> dict[str, Any]:
     """The measures of one class, accuracy over all, and what the plan made of the budget."""
     scores = json.loads((run / "scores.json").read_text())
     stage = json.loads((run / "plan.json").read_text())["stages"][-1]
-    log = next(run.glob("fold_*/log.csv"), None)
+    logs = sorted(run.glob("fold_*/**/log.csv"))
     found = {measure: scores["summary"][label].get(measure) for measure in MEASURES}
     return {
         **{measure: value for measure, value in found.items() if value},
         "accuracy": scores["summary"]["all"]["accuracy"],
         "cases": len(scores["cases"]),
         "patients": len({case["patient"] for case in scores["cases"]}),
-        "steps": int(log.read_text().splitlines()[-1].split(",")[0]) if log else 0,
+        "steps": [int(log.read_text().splitlines()[-1].split(",")[0]) for log in logs],
         "features": stage["network"]["features"],
         "convolutions": stage["network"]["convolutions"],
     }

@@ -19,18 +19,23 @@ from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
 from isocenter.images.layouts import open_dataset, read_image
 from isocenter.images.views import Views
-from isocenter.methods.classes import Classifier, weighted_binary_cross_entropy
+from isocenter.methods.classes import Classifier, Exclusive, weighted_binary_cross_entropy
 from isocenter.methods.classification.auxloss import answered
 from isocenter.methods.classification.finetune import FineTune, one_machine, support_vectors
 from isocenter.methods.classification.hemis import moments
 from isocenter.methods.method import Method, Request, Trial
 from isocenter.methods.views import MultiView
+from isocenter.parts.rules.budget import again
 from isocenter.pipeline.explain import Explainer
-from isocenter.records import Fingerprint
+from isocenter.pipeline.predict import Model
+from isocenter.pipeline.prepare import prepare_inputs
+from isocenter.pipeline.run import Run
+from isocenter.records import Budget, Fingerprint, Machine, Stage
 from isocenter.tasks import load
 from isocenter.tasks.class_files import Classified
 
 Built = Callable[[str, int], Method]
+Measuring = Callable[[str, int], Fingerprint]
 FUSIONS = ("stacked", "hemis", "dualnet", "auxloss")
 
 
@@ -356,6 +361,54 @@ def test_every_classifier_learns_bright_from_dark(
     answer = model.predict(read_image(dataset, case, read=load("classification").read, partial=True)).answer
     assert answer.scores.sum() == pytest.approx(1)
     assert isocenter.report(run).is_file()
+
+
+@pytest.mark.filterwarnings("ignore::isocenter.errors.IsocenterWarning")
+def test_classifiers_that_answer_together_are_calibrated_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISOCENTER_CACHE", str(tmp_path / "cache"))
+    data, run = bright_and_dark(tmp_path / "data"), tmp_path / "run"
+    plan = isocenter.plan(
+        data,
+        method="classification/chexnet",
+        budget="6 epochs",
+        device="cpu",
+        out=run,
+        overrides={**small(data, "chexnet"), "training.learning_rate": 0.01, "training.batch": 8},
+    )
+    plan.changed(stages=(plan.stages[0], again(plan.stages[0], 2))).save(run / "plan.json")
+    isocenter.train(data, run, folds=[0], device="cpu", workers=1)
+    model = Model(Run(run), folds=[0], members=("whole", "whole_2"), device="cpu")
+    ((method,), (other,)) = (member.methods for member in model.members)
+    assert isinstance(method, Classifier)
+    tuned = json.loads((run / "fold_0" / "whole+whole_2" / "tuned.json").read_text())
+    assert method.tuned == tuned != other.tuned
+    (run / "fold_0" / "whole" / "tuned.json").unlink()  # as if training had been stopped before it
+    isocenter.train(data, run, folds=[0], device="cpu", workers=1, resume=True)
+    assert (run / "fold_0" / "whole" / "tuned.json").is_file()
+    case = open_dataset(data).case("c4")
+    image = read_image(open_dataset(data), case, read=load("classification").read, partial=True)
+    arrays, _ = prepare_inputs([image], method)
+    alone = [member.outputs(arrays, tmp_path)["scores"] for member in model.members]
+    expected = method.calibrated(np.mean(alone, axis=0).astype(np.float64))
+    assert model.predict(image).answer.scores == pytest.approx(expected, abs=1e-6)
+
+
+def test_time_that_one_network_cannot_use_is_shared_by_several(measured: Measuring) -> None:
+    fingerprint = measured("classification/chexnet", 2)
+    settings = Exclusive(exclusive=True)
+    machine = Machine(device="cpu", name="a test", cores=2, memory_gb=8)
+
+    def planned(budget: str) -> tuple[Stage, ...]:
+        return Classifier.configure(fingerprint, Budget.read(budget), machine, lambda stage: 0.1, settings)
+
+    assert len(planned("30s")) == 1
+    stages = planned("20m")
+    assert [stage.repeats for stage in stages] == [None, "whole", "whole", "whole"]
+    assert stages[0].training.budget.seconds == 300
+    assert "answer together" in stages[0].geometry.why["dims"]
+    assert len(planned("1000 epochs")) == 1
 
 
 @pytest.mark.filterwarnings("ignore::isocenter.errors.IsocenterWarning")

@@ -15,7 +15,7 @@ import isocenter
 from isocenter import images
 from isocenter.errors import BadPlan
 from isocenter.images.layouts import open_dataset
-from isocenter.parts.rules.segmentation import again
+from isocenter.parts.rules.budget import again
 from isocenter.pipeline import choose, train
 from isocenter.pipeline.evaluate import score_cases, write_scores
 from isocenter.pipeline.predict import default_members
@@ -74,7 +74,7 @@ def _write(folder: Path, cases: Sequence[str], dice: float) -> None:
 
 def _answer(run: Run, plan: Plan, dataset: Dataset, number: int, made: Answering) -> None:
     """Answer a fold by changing its truths, and score that."""
-    folder = choose.folder(run, plan, number, [plan.stages[0].name])
+    folder = run.together(number, [plan.stages[0].name], len(plan.stages))
     for case_id in plan.folds[number].test:
         truth = images.read_labels(dataset.path(str(dataset.case(case_id).truth["label"])))
         images.write(made(truth.array[0].copy())[None], folder / "answers" / f"{case_id}.nii.gz", truth)

@@ -23,7 +23,7 @@ from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.metrics.calibration import best_temperature
 from isocenter.parts.metrics.thresholds import best_thresholds
 from isocenter.parts.rules import classification as rules
-from isocenter.parts.rules.budget import TRAINING_COST, assumed_speed
+from isocenter.parts.rules.budget import TRAINING_COST, again, assumed_speed, members
 from isocenter.parts.rules.normalisation import normalise
 from isocenter.records import Budget, Fingerprint, Geometry, Machine, Prediction, Record, Stage, Training
 from isocenter.records import Network as NetworkPlan
@@ -112,8 +112,15 @@ class Classifier(Method):
     def configure(
         cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
     ) -> tuple[Stage, ...]:
-        """One stage that sees the whole image."""
-        return (whole_image(cls, fingerprint, budget, machine, speed),)
+        """A stage that sees the whole image; where there is time, several that answer together."""
+        one = whole_image(cls, fingerprint, budget, machine, speed)
+        count, why = _sharing(one, len(fingerprint.cases))
+        if count == 1:
+            return (one,)
+        one = whole_image(cls, fingerprint, budget.share(1 / count), machine, speed)
+        shared = {**one.geometry.why, "dims": f"{one.geometry.why['dims']} {why}"}
+        one = one.changed(geometry=one.geometry.changed(why=shared))
+        return (one, *(again(one, number) for number in range(2, count + 1)))
 
     @classmethod
     def body(cls, plan: NetworkPlan, channels: int, outputs: int) -> nn.Module:
@@ -246,6 +253,10 @@ class Classifier(Method):
         image = torch.from_numpy(np.array(arrays["image"], dtype=np.float32))
         flips = [image, *(image.flip(1 + axis) for axis in self.stage.prediction.mirror)]
         return {"image": torch.stack(flips)}
+
+    def combine(self, stages: Sequence[tuple[Mapping[str, np.ndarray], Placement]]) -> Arrays:
+        """The mean scores of several networks, each of which sees the image whole."""
+        return self.merge([outputs for outputs, _ in stages])
 
     def decode(self, outputs: Mapping[str, np.ndarray], placement: Placement) -> Scored:
         """Calibrated probabilities, and the classes that reach their thresholds."""
@@ -404,6 +415,15 @@ def whole_image(
     seconds = speed(made(least, 0.0))
     network = climbed(TRAINING_COST * work(least) * batch / max(seconds, 1e-9))
     return made(network, seconds * work(network) / work(least))
+
+
+def _sharing(one: Stage, cases: int) -> tuple[int, str]:
+    """How many networks like this one share its budget, and why; one where epochs are counted."""
+    training = one.training
+    if training.budget.seconds is None:
+        return 1, ""
+    steps = training.budget.seconds / max(training.seconds_per_step, 1e-6)
+    return members(steps, steps * training.batch / max(1, cases), rules.ENOUGH)
 
 
 def _stage(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -47,16 +46,11 @@ def candidates(plan: Plan) -> list[tuple[str, ...]]:
     return networks(plan) + ensembles(plan)
 
 
-def folder(run: Run, plan: Plan, number: int, members: Sequence[str]) -> Path:
-    """Where one candidate's answers and scores of a fold lie."""
-    if len(members) == 1:
-        return run.stage(number, members[0], len(plan.stages))
-    return run.fold(number) / title(members)
-
-
 def scored(run: Run, plan: Plan, number: int) -> bool:
     """Whether every candidate has scores in this fold."""
-    return all((folder(run, plan, number, each) / "scores.json").is_file() for each in candidates(plan))
+    return all(
+        (run.together(number, each, len(plan.stages)) / "scores.json").is_file() for each in candidates(plan)
+    )
 
 
 def choose(run: Run, plan: Plan, dataset: Dataset, numbers: Sequence[int]) -> Choice:
@@ -91,7 +85,7 @@ def choose(run: Run, plan: Plan, dataset: Dataset, numbers: Sequence[int]) -> Ch
 
 def rows(run: Run, plan: Plan, dataset: Dataset, number: int, choice: Choice) -> list[CaseScore]:
     """A fold's cases, scored as the choice says; cleaned answers lie beside the plain ones."""
-    chosen = folder(run, plan, number, choice.members)
+    chosen = run.together(number, choice.members, len(plan.stages))
     plain = list(Scores.load(chosen / "scores.json").cases)
     names = choice.tuned.get(LARGEST)
     if not names:
@@ -111,7 +105,7 @@ def _mean(run: Run, plan: Plan, numbers: Sequence[int], members: Sequence[str], 
     cases = [
         row
         for number in numbers
-        for row in Scores.load(folder(run, plan, number, members) / "scores.json").cases
+        for row in Scores.load(run.together(number, members, len(plan.stages)) / "scores.json").cases
     ]
     found = task.summarise(cases).get(MEAN, {}).get(task.headline)
     return found.mean if found else None
@@ -126,7 +120,7 @@ def _components(
     plain = [
         row
         for number in numbers
-        for row in Scores.load(folder(run, plan, number, members) / "scores.json").cases
+        for row in Scores.load(run.together(number, members, len(plan.stages)) / "scores.json").cases
     ]
     cleaned = [row for number in numbers for row in _cleaned(run, plan, dataset, number, members)]
     kept, remarks = [], []
@@ -144,7 +138,7 @@ def _components(
 
 def _cleaned(run: Run, plan: Plan, dataset: Dataset, number: int, members: Sequence[str]) -> list[CaseScore]:
     """Scores of a fold's answers after every label was cut to its largest component; computed once."""
-    place = folder(run, plan, number, members)
+    place = run.together(number, members, len(plan.stages))
     stored = place / "largest_component.json"
     if stored.is_file():
         return list(Scores.load(stored).cases)

@@ -190,6 +190,9 @@ class Model:
             raise BadModel("no fold of this run is trained.", where=run.folder, cure="Train it first.")
         chosen = members or (self.choice.members if self.choice else default_members(self.plan))
         self.members = [self._member(name, numbers, device) for name in chosen]
+        if len(chosen) > 1:
+            places = [run.together(number, chosen, len(self.plan.stages)) for number in numbers]
+            self.members[0].methods[0].tuned = tuning.together([tuning.read(place) for place in places])
         self.earlier = self._before(self.members, numbers, device)
 
     def _before(self, members: Sequence[Member], folds: Sequence[int], device: str) -> dict[str, Member]:

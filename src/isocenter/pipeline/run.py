@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +58,12 @@ class Run:
     def stage(self, number: int, name: str, stages: int) -> Path:
         """The folder of one fold's stage; the fold's own when there is only one stage."""
         return self.fold(number) if stages == 1 else self.fold(number) / name
+
+    def together(self, number: int, members: Sequence[str], stages: int) -> Path:
+        """Where the answers of a stage, or of stages that answer together, lie, with all about them."""
+        if len(members) == 1:
+            return self.stage(number, members[0], stages)
+        return self.fold(number) / "+".join(members)
 
     def trained_folds(self, plan: Plan) -> list[int]:
         """Folds in which every stage has its weights."""

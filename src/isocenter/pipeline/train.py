@@ -288,6 +288,7 @@ def _each_fold(
             for number in needed:
                 answer_fold(run, number, stage.name, surroundings)
     for number in numbers:
+        _tune_rest(run, number, surroundings)
         score_fold(run, number, surroundings)
 
 
@@ -332,9 +333,7 @@ def train_stage(run: Run, name: str, number: int, surroundings: Surroundings, sp
     title = f"Fold {number}" + (f", {name}" if len(plan.stages) > 1 else "")
     with progress.bar(title, total=1.0) as shown:
         learning.run(shown, resume=surroundings.resume)
-    with computing.first_before_others():
-        if computing.rank_and_world()[0] == 0:
-            _tune(run, method, number, surroundings)
+    _tune(run, [name], number, surroundings)
 
 
 def _seed(plan: Plan, stage: Stage) -> int:
@@ -345,17 +344,31 @@ def _seed(plan: Plan, stage: Stage) -> int:
     return int(np.random.SeedSequence([plan.seed, place]).generate_state(1)[0])
 
 
-def _tune(run: Run, method: Method, number: int, surroundings: Surroundings) -> None:
-    """Let the trained stage tune itself on the fold's validation cases; a classic method on all but the
-    scored ones, since it has learnt from none."""
-    if type(method).tune is Method.tune:
+def _tune_rest(run: Run, number: int, surroundings: Surroundings) -> None:
+    """Tune, as one, the stages that repeat each other; and what was stopped between learning and tuning."""
+    for members in dict.fromkeys([*((stage.name,) for stage in run.plan.stages), *choose.networks(run.plan)]):
+        _tune(run, members, number, surroundings, anew=False)
+
+
+def _tune(
+    run: Run, members: Sequence[str], number: int, surroundings: Surroundings, *, anew: bool = True
+) -> None:
+    """Let what is trained tune itself, one stage or several that answer together: on the fold's validation
+    cases, a classic method on all but the scored ones, since it has learnt from none."""
+    plan, fold = run.plan, run.plan.folds[number]
+    kind = methods.load(plan.method).at(plan.stage(members[0]))
+    if kind.tune is Method.tune:
         return
-    plan, fold, name = run.plan, run.plan.folds[number], method.stage.name
-    learnt = method.turns or type(method).gather is not Method.gather
+    learnt = kind.turns or kind.gather is not Method.gather
     cases = fold.validation if learnt else (*fold.validation, *fold.train)
-    model = Model(run, folds=[number], members=[name], device=surroundings.device)
-    progress.say(f"Tuning {name} on {min(len(cases), method.tuning_cases)} cases that are not scored.")
-    tuning.tune(model, run.dataset, cases, run.stage(number, name, len(plan.stages)))
+    place = run.together(number, members, len(plan.stages))
+    with computing.first_before_others():
+        if computing.rank_and_world()[0] > 0 or (not anew and (place / tuning.FILE).is_file()):
+            return
+        named, used = " and ".join(members), min(len(cases), kind.tuning_cases)
+        progress.say(f"Tuning {named} on {used} cases that are not scored.")
+        model = Model(run, folds=[number], members=members, device=surroundings.device)
+        tuning.tune(model, run.dataset, cases, place)
 
 
 def _prepared(run: Run, method: Method, fold: Fold, surroundings: Surroundings) -> Prepared:
@@ -469,7 +482,7 @@ def score_fold(run: Run, number: int, surroundings: Surroundings) -> None:
     plan = run.plan
     cases = plan.folds[number].test
     for members in choose.candidates(plan):
-        folder = choose.folder(run, plan, number, members)
+        folder = run.together(number, members, len(plan.stages))
         answers = _answer(run, folder / "answers", cases, run.dataset, members, number, surroundings)
         _score(run, number, answers, folder)
 

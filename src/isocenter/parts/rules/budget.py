@@ -35,8 +35,8 @@ SHORT_COVER = 0.125
 MEMBER_STEPS = 2000
 MEMBER_PASSES = 25
 MOST_MEMBERS = 4
-"""A network learns little more after so many steps and passes over its cases: on hippocampus, 6,155 steps did
-no better than 1,656."""
+"""A network that segments learns little more after so many steps and passes over its cases: on hippocampus,
+6,155 steps did no better than 1,656."""
 
 Speed = Callable[[Stage], float]
 """Measures seconds per training step of a stage on this machine."""
@@ -156,7 +156,9 @@ def fit(budget: Budget, largest_batch: int, smallest_batch: int, step: Callable[
     return Fit(width, batch, taken, enough, why_width, why_batch)
 
 
-def members(steps: float, passes: float) -> tuple[int, str]:
+def members(
+    steps: float, passes: float, enough: tuple[int, int] = (MEMBER_STEPS, MEMBER_PASSES)
+) -> tuple[int, str]:
     """How many networks of one configuration share a budget and answer together, and why.
 
     Averaging networks that started from other seeds errs less than any of them (Lakshminarayanan et al.,
@@ -165,13 +167,20 @@ def members(steps: float, passes: float) -> tuple[int, str]:
     Args:
         steps: That the whole budget allows for one.
         passes: Over the cases that a fold learns from, in these steps.
+        enough: Steps and passes after which one learns little more.
     """
-    count = max(1, min(MOST_MEMBERS, int(steps // MEMBER_STEPS), int(passes // MEMBER_PASSES)))
+    least_steps, least_passes = enough
+    count = max(1, min(MOST_MEMBERS, int(steps // least_steps), int(passes // least_passes)))
     return count, (
         f"{count} networks that start from seeds of their own and answer together: the budget gives one "
-        f"about {steps:.0f} steps, {passes:.0f} passes over the cases, and after {MEMBER_STEPS} steps and "
-        f"{MEMBER_PASSES} passes an average gains more than going on."
+        f"about {steps:.0f} steps, {passes:.0f} passes over the cases, and after {least_steps} steps and "
+        f"{least_passes} passes an average gains more than going on."
     )
+
+
+def again(stage: Stage, number: int) -> Stage:
+    """The stage once more, to be learnt from a seed of its own."""
+    return stage.changed(name=f"{stage.name}_{number}", repeats=stage.name)
 
 
 def configurations(dims: int, anisotropic: bool, cover: float, budget: Budget) -> tuple[tuple[str, ...], str]:

@@ -90,7 +90,7 @@ def stages(
         count, why_count = _members(one) if repeated and not in_parts else (1, "")
         if count > 1:
             one = _planned(situation, grid, own.share(1 / count), measure, batch_dice, f"{why} {why_count}")
-        found += [one, *(again(one, number) for number in range(2, count + 1))]
+        found += [one, *(timing.again(one, number) for number in range(2, count + 1))]
     return tuple(found)
 
 
@@ -106,11 +106,6 @@ def _planned(
     decided, _ = _settled(situation, grid, budget, measure)
     decided = replace(decided, why_stage=why, batch_dice=batch_dice)
     return stage(decided, situation.fingerprint, situation.machine, situation.learnt_from)
-
-
-def again(stage: Stage, number: int) -> Stage:
-    """The stage once more, to be learnt from a seed of its own."""
-    return stage.changed(name=f"{stage.name}_{number}", repeats=stage.name)
 
 
 def _members(one: Stage) -> tuple[int, str]:
