@@ -24,6 +24,7 @@ from isocenter.parts.metrics.calibration import best_temperature
 from isocenter.parts.metrics.thresholds import best_thresholds
 from isocenter.parts.rules import classification as rules
 from isocenter.parts.rules.budget import TRAINING_COST, again, assumed_speed, members
+from isocenter.parts.rules.folds import learnt_from
 from isocenter.parts.rules.normalisation import normalise
 from isocenter.records import Budget, Fingerprint, Geometry, Machine, Prediction, Record, Stage, Training
 from isocenter.records import Network as NetworkPlan
@@ -423,7 +424,7 @@ def _sharing(one: Stage, cases: int) -> tuple[int, str]:
     if training.budget.seconds is None:
         return 1, ""
     steps = training.budget.seconds / max(training.seconds_per_step, 1e-6)
-    return members(steps, steps * training.batch / max(1, cases), rules.ENOUGH)
+    return members(steps, steps * training.batch / learnt_from(cases), rules.ENOUGH)
 
 
 def _stage(

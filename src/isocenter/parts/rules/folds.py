@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from math import ceil
 
 import numpy as np
 
@@ -16,6 +17,13 @@ NUMBER = 5
 VALIDATION_SHARE = 0.1
 
 Folds = tuple[tuple[Fold, ...], str]
+
+
+def learnt_from(cases: int) -> int:
+    """Cases that one fold learns from: without its test part, and without the tenth used for choices."""
+    if cases < 2:
+        return 1
+    return max(1, ceil((cases - cases / min(NUMBER, cases)) * (1 - VALIDATION_SHARE)))
 
 
 def folds(

@@ -15,7 +15,7 @@ from math import ceil, prod
 
 from isocenter.parts.rules import budget as timing
 from isocenter.parts.rules import topology as shaping
-from isocenter.parts.rules.folds import NUMBER, VALIDATION_SHARE
+from isocenter.parts.rules.folds import learnt_from
 from isocenter.parts.rules.training import samples_per_epoch, training
 from isocenter.records import (
     Augmentation,
@@ -341,8 +341,7 @@ def _made(
 
     width, batch, why_width, why_batch = _fitted(budget, design, seconds)
     network = _of_width(design, width)
-    learnt_from = max(1, ceil(len(fingerprint.cases) * (1 - 1 / NUMBER) * (1 - VALIDATION_SHARE)))
-    samples = samples_per_epoch(learnt_from, geometry, batch)
+    samples = samples_per_epoch(learnt_from(len(fingerprint.cases)), geometry, batch)
     return Stage(
         name=f"{geometry.dims}d" if geometry.dims < 3 else "3d_fullres",
         geometry=geometry,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil, prod
+from math import prod
 
 from isocenter.errors import BadPlan, suggestion
 from isocenter.parts.rules import budget as timing
 from isocenter.parts.rules import topology as shaping
 from isocenter.parts.rules.batch import SMALLEST_BATCH, batch_size
-from isocenter.parts.rules.folds import NUMBER, VALIDATION_SHARE
+from isocenter.parts.rules.folds import learnt_from
 from isocenter.parts.rules.grids import Grid, coarse_grid, full_grid, sliced
 from isocenter.parts.rules.patch import Patch, largest_patch, shrunk
 from isocenter.parts.rules.spacing import Shape, anisotropic_axis
@@ -43,11 +43,8 @@ class Situation:
 
     @property
     def learnt_from(self) -> int:
-        """Cases one fold learns from: without its test part, and without the tenth used for choices."""
-        count = len(self.fingerprint.cases)
-        if count < 2:
-            return 1
-        return max(1, ceil((count - count / min(NUMBER, count)) * (1 - VALIDATION_SHARE)))
+        """Cases that one fold learns from."""
+        return learnt_from(len(self.fingerprint.cases))
 
 
 def stages(
