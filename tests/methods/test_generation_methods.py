@@ -40,14 +40,23 @@ def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("key", ["generation/ddpm", "generation/gan"])
+@pytest.mark.parametrize("key", ["generation/ddpm", "generation/gan", "generation/progan"])
 def test_a_method_makes_a_held_out_set_of_the_classes_asked_for(
     key: str, discs: Path, tmp_path: Path
 ) -> None:
-    faster = {"settings.sampling_steps": 3} if key.endswith("ddpm") else {"settings.loss": "wasserstein"}
+    own: dict[str, dict[str, object]] = {
+        "generation/ddpm": {"settings.sampling_steps": 3},
+        "generation/gan": {"settings.loss": "wasserstein"},
+    }
     run = tmp_path / "run"
     scores = isocenter.train(
-        discs, run, method=key, budget="2 epochs", overrides={**SMALL, **faster}, device="cpu", workers=1
+        discs,
+        run,
+        method=key,
+        budget="2 epochs",
+        overrides={**SMALL, **own.get(key, {})},
+        device="cpu",
+        workers=1,
     )
     found = scores.summary["all"]
     assert {"kernel_distance", "frechet", "precision", "recall", "nearest", "authenticity"} <= set(found)

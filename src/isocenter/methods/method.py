@@ -73,6 +73,7 @@ class Method:
         partial: Whether it answers cases that lack some of their channels.
         makes: Whether answers come out of nothing, not out of the images that are asked about.
         tuning_cases: How many cases `tune` is given at most.
+        timed_at: The share of the budget as of which a step is timed for planning, where steps grow longer.
         oriented: Whether each case's `grid`, 4 × 4 from the reversed index to RAS+ mm, lies beside its image.
         modules: The networks, by the names that `turns` uses.
         tuned: What `tune` decided, once it has.
@@ -87,6 +88,7 @@ class Method:
     partial: ClassVar[bool] = False
     makes: ClassVar[bool] = False
     tuning_cases: ClassVar[int] = 40
+    timed_at: ClassVar[float] = 0.0
     oriented: ClassVar[bool] = False
 
     def __init__(self, plan: Plan, stage: Stage) -> None:

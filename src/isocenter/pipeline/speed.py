@@ -59,6 +59,7 @@ def seconds_per_step(method: Method, machine: Machine) -> float:
     compute.place(method)
     compute.prepare_learning(method)
     batch = compute.move(random_batch(method))
+    method.progress = method.timed_at
     turn = next(iter(method.turns))
     seconds = []
     for _ in range(STEPS + 1):
