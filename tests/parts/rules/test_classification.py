@@ -97,6 +97,14 @@ def test_densenet_121_is_planned_as_published() -> None:
     assert plan.features == (256, 512, 1024, 1024)
 
 
+def test_images_are_moved_the_more_often_they_are_seen_but_small_ones_never() -> None:
+    few, many = variation((64, 64), (), 30), variation((64, 64), (), 50)
+    assert 0 < few.rotation_probability < many.rotation_probability == many.scale_probability
+    small = variation((28, 28), (), 50)
+    assert small.rotation_probability == small.scale_probability == 0
+    assert "interpolation blurs" in small.why["rotation_probability"]
+
+
 def test_signals_are_not_moved_and_sided_labels_are_not_mirrored() -> None:
     assert variation((64,), (), 50).rotation_probability == 0
     assert variation((64,), (), 50).mirror == ()

@@ -29,7 +29,11 @@ ENOUGH = (400, 30)
 """Steps and passes over its images after which a classifier learns little more: on 546 images of BreastMNIST
 the loss on held-out ones stopped falling after 25 to 40 passes."""
 
+WHY_SIGNALS = "Signals have a direction and a scale: they are not moved."
 MOST_TURNED = 0.7
+STILL_BELOW = 48
+"""Voxels along the longest edge below which images are neither turned nor scaled. Over five folds of the 624
+training and validation images of BreastMNIST, 28 × 28, the AUC was .861 without and .845 with it."""
 
 
 @dataclass(frozen=True)
@@ -185,11 +189,10 @@ def variation(patch: Sequence[int], labels: Sequence[Label], passes: float) -> A
         passes: How often each image will be seen.
     """
     dims = len(patch)
-    moved = round(min(MOST_TURNED, max(0.3, passes / 80)), 2) if dims > 1 else 0.0
+    moved, why_moved = _moving(patch, passes)
     _, sides = mirror_axes(dims, False, labels)
     sided = not mirror_axes(dims, False, labels)[0]
     mirror = () if sided or dims == 1 else (dims - 1,)
-    why_one = "Signals have a direction and a scale: they are not moved."
     return Augmentation.parse(
         {
             "rotation": {1: (), 2: (15.0,), 3: (10.0,) * 3}[dims],
@@ -206,16 +209,13 @@ def variation(patch: Sequence[int], labels: Sequence[Label], passes: float) -> A
             "gamma_probability": 0.2,
             "gamma_inverted_probability": 0.0,
             "why": {
-                "rotation": "A little, as patients lie." if dims > 1 else why_one,
-                "rotation_probability": f"Each image is seen about {max(1, round(passes))} times: the more "
-                "often, the more often it is turned."
-                if dims > 1
-                else why_one,
-                "scale": "As patients' sizes and distances vary." if dims > 1 else why_one,
-                "scale_probability": "As for rotation." if dims > 1 else why_one,
+                "rotation": "A little, as patients lie." if dims > 1 else WHY_SIGNALS,
+                "rotation_probability": why_moved,
+                "scale": "As patients' sizes and distances vary." if dims > 1 else WHY_SIGNALS,
+                "scale_probability": "As for rotation." if dims > 1 else WHY_SIGNALS,
                 "mirror": sides
                 if sided
-                else why_one
+                else WHY_SIGNALS
                 if dims == 1
                 else "Left and right only: what is up is part of what an image shows.",
                 "noise": "Up to a tenth of the image's own spread.",
@@ -229,3 +229,14 @@ def variation(patch: Sequence[int], labels: Sequence[Label], passes: float) -> A
             },
         }
     )
+
+
+def _moving(patch: Sequence[int], passes: float) -> tuple[float, str]:
+    """How often a sample is turned and scaled, and why."""
+    if len(patch) == 1:
+        return 0.0, WHY_SIGNALS
+    if max(patch) < STILL_BELOW:
+        return 0.0, f"Never: below {STILL_BELOW} voxels, interpolation blurs what tells classes apart."
+    times = max(1, round(passes))
+    often = round(min(MOST_TURNED, max(0.3, passes / 80)), 2)
+    return often, f"Each image is seen about {times} times: the more often, the more often it is turned."
