@@ -7,21 +7,27 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import psutil
 
 import isocenter
 from isocenter import methods
 from isocenter.compute import Compute
 from isocenter.methods.method import Batch, Method
+from isocenter.pipeline import progress
 from isocenter.pipeline.batches import collate
 from isocenter.records import Budget, Fingerprint, Machine, Plan, Record, Stage
 
 STEPS = 3
+BUSY_PERCENT = 30.0
+WATCHED_SECONDS = 0.2
 
 
 def stopwatch(
     fingerprint: Fingerprint, key: str, machine: Machine, settings: Record
 ) -> Callable[[Stage], float]:
     """Give the function that measures a stage's seconds per training step, on random images."""
+    if machine.device == "cpu":
+        _say_if_busy()
 
     def measure(stage: Stage) -> float:
         plan = Plan(
@@ -44,6 +50,16 @@ def stopwatch(
         return seconds_per_step(methods.load(key).at(stage)(plan, stage), machine)
 
     return measure
+
+
+def _say_if_busy() -> None:
+    """Say that other programs will slow the measurement, and so make the plan more modest."""
+    busy = psutil.cpu_percent(WATCHED_SECONDS)
+    if busy >= BUSY_PERCENT:
+        progress.say(
+            f"Other programs keep this computer's processor {busy:.0f} % busy: steps are measured as slower "
+            "than they need be, and networks are planned narrower."
+        )
 
 
 def seconds_per_step(method: Method, machine: Machine) -> float:
