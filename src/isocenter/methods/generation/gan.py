@@ -10,15 +10,14 @@ penalty λ (‖∇D‖ − 1)², the generator −D(G(z)). One step each in turn
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isocenter.methods.makers import CONDITION, Maker, Recipe, shape_of
-from isocenter.methods.method import Batch, Network, Outputs, Turn
+from isocenter.methods.adversaries import CRITIC, GENERATOR, Adversaries
+from isocenter.methods.makers import CONDITION, Recipe, shape_of
+from isocenter.methods.method import Batch
 from isocenter.parts.losses.adversarial import (
     PENALTY,
     gan_critic,
@@ -44,8 +43,6 @@ CARD = {
     "published": {"lecture B, D, E": "described without figures"},
 }
 
-CRITIC, GENERATOR, LATENT = "critic", "generator", "latent"
-
 
 class GanSettings(Record):
     """The game; numbers of a code; the weight of the critic's slope penalty (None: 10 for Wasserstein, 1 for
@@ -56,12 +53,11 @@ class GanSettings(Record):
     penalty: float | None = None
 
 
-class Gan(Maker):
+class Gan(Adversaries):
     """`parts/networks/dcgan` under `parts/losses/adversarial`."""
 
     Settings: ClassVar[type[Record]] = GanSettings
     settings: GanSettings
-    turns: ClassVar[Mapping[str, Turn]] = {CRITIC: Turn((CRITIC,)), GENERATOR: Turn((GENERATOR,))}
     recipe: ClassVar[Recipe] = Recipe(
         widths=(96, 64, 48, 32, 16),
         steps=8000,
@@ -126,17 +122,6 @@ class Gan(Maker):
 
     def _penalty(self, usual: float) -> float:
         return usual if self.settings.penalty is None else self.settings.penalty
-
-    def forward(self, inputs: Batch) -> Outputs:
-        """`made` of codes and conditions."""
-        return {"made": self.modules[GENERATOR](inputs[LATENT], inputs[CONDITION])}
-
-    # ------------------------------------------------------------------------------------------- answers
-
-    def make(self, network: Network, seed: int, condition: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        code = torch.randn((1, self.settings.latent), generator=torch.Generator().manual_seed(seed))
-        made = network({LATENT: code, CONDITION: torch.from_numpy(condition)[None]})["made"]
-        return made[0].numpy(), code[0].numpy()
 
 
 METHOD = Gan

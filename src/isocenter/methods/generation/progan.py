@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from isocenter.methods.generation.gan import CRITIC, GENERATOR, Gan
+from isocenter.methods.adversaries import CRITIC, GENERATOR, Adversaries
 from isocenter.methods.makers import CONDITION, Recipe, shape_of
 from isocenter.methods.method import Batch
 from isocenter.parts.losses.adversarial import (
@@ -50,11 +50,11 @@ class ProGanSettings(Record):
     drift: float = 1e-3
 
 
-class ProGan(Gan):
+class ProGan(Adversaries):
     """`parts/networks/growing` under Wasserstein's game."""
 
     Settings: ClassVar[type[Record]] = ProGanSettings
-    settings: ProGanSettings  # type: ignore[assignment]  # the game is always Wasserstein's
+    settings: ProGanSettings
     timed_at: ClassVar[float] = 1.0
     recipe: ClassVar[Recipe] = Recipe(
         widths=(96, 64, 48, 32, 16),
