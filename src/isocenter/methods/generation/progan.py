@@ -36,7 +36,7 @@ CARD = {
     ),
     "row": "G5",
     "summary": "A generator and a critic that learn a few voxels first and grow; Wasserstein.",
-    "published": {"lecture D": "described without figures"},
+    "published": {"lecture B": "named without figures"},
 }
 
 
