@@ -315,7 +315,8 @@ class Network(Section):
 
 
 class Training(Section):
-    """How the weights are learnt; `steps_per_epoch` optimiser steps are one pass over the cases."""
+    """How the weights are learnt; `steps_per_epoch` optimiser steps are one pass over the cases, and
+    `label_weights` are by label, in their order, what a voxel counts in the cross-entropy."""
 
     budget: Budget
     batch: int
@@ -330,6 +331,7 @@ class Training(Section):
     average: float = 0.0
     foreground_share: float = 0.33
     batch_dice: bool = False
+    label_weights: tuple[float, ...] = ()
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = True
     compile: bool = False
@@ -471,6 +473,14 @@ class Plan(Record):
         for stage in self.stages:
             if stage.repeats is not None and (stage.repeats not in single or stage.after is not None):
                 raise ValueError(f"stage '{stage.name}' repeats '{stage.repeats}', which cannot be repeated")
+        return self
+
+    @model_validator(mode="after")
+    def _weighed(self) -> Self:
+        for stage in self.stages:
+            weights = stage.training.label_weights
+            if weights and len(weights) != len(self.labels):
+                raise ValueError(f"training.label_weights: {len(weights)} for {len(self.labels)} labels")
         return self
 
 

@@ -123,6 +123,13 @@ def test_a_file_that_fails_is_the_users_fault_and_says_why(tmp_path: Path, text:
         methods.load(_file(tmp_path, "broken.py", text))
 
 
+def test_a_faulty_card_is_told_before_anything_is_learnt(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text('CARD = {"title": str(1)}\nBASE = "segmentation/nnunet"\n')
+    with pytest.raises(BadPlan, match="CARD must be a plain literal"):
+        methods.load(str(path))
+
+
 def test_a_card_that_is_no_literal_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadPlan, match="CARD must be a plain literal"):
         methods.card(_file(tmp_path, "clever.py", "CARD = {'title': str(1)}\n"))

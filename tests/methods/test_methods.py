@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as arrays
 import isocenter
 from isocenter import methods
 from isocenter.compute import Compute, seed_step, threads
+from isocenter.errors import BadPlan
 from isocenter.images.geometry import Geometry
 from isocenter.images.placement import Placement
 from isocenter.methods.method import Method
@@ -235,3 +236,19 @@ def test_what_is_ignored_teaches_nothing(key: str, truth: str) -> None:
     assert scores.grad is not None
     assert (scores.grad[:, :, 4:] == 0).all()
     assert (scores.grad[:, :, :4] != 0).any()
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_voxel_counts_in_the_cross_entropy_as_its_label_is_planned_to(key: str) -> None:
+    method = _built(key, 2)
+    scores = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(64).reshape(1, 8, 8) % 4
+    encoded = {name: each[None] for name, each in method.encode({"label": mask}).items()}
+    plain = method.criterion(scores, **encoded)  # type: ignore[attr-defined]  # of methods for masks
+    training = method.stage.training.changed(label_weights=(1.0, 1.0, 5.0))
+    method.stage = method.stage.changed(training=training)
+    weighed = method.criterion(scores, **encoded)  # type: ignore[attr-defined]
+    lost = -scores.log_softmax(dim=1)[0, 3][mask[0] == 3].sum() / 64
+    torch.testing.assert_close(weighed - plain, 4 * lost)
+    with pytest.raises(BadPlan, match="2 for 3 labels"):
+        method.plan.changed(stages=(method.stage.changed(training=training.changed(label_weights=(1, 2))),))

@@ -131,6 +131,7 @@ def _module(key: str) -> ModuleType:
     except Exception as error:
         what = f"the method file fails ({type(error).__name__}: {error})."
         raise BadPlan(what, where=path, cure="Mend the file.") from error
+    card(key)  # a report asks for it in the end: what is wrong with it is said before anything is learnt
     return module
 
 

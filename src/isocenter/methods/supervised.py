@@ -128,11 +128,18 @@ class SupervisedMasks(SupervisedMaps):
     def configure(
         cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
     ) -> tuple[Stage, ...]:
-        """Stages by the written rules of `parts/rules/segmentation`."""
+        """Stages by the written rules of `parts/rules/segmentation`, rare labels counting more."""
+        from isocenter.parts.rules.rarity import label_weights
         from isocenter.parts.rules.segmentation import stages
 
         wanted = getattr(settings, "configurations", None)
-        return stages(fingerprint, budget, machine, speed, wanted, repeated=True)
+        weights, why = label_weights(fingerprint, budget)
+
+        def weighed(stage: Stage) -> Stage:
+            reasons = {**stage.training.why, "label_weights": why}
+            return stage.changed(training=stage.training.changed(label_weights=weights, why=reasons))
+
+        return tuple(map(weighed, stages(fingerprint, budget, machine, speed, wanted, repeated=True)))
 
     def criterion(self, scores: Tensor, **truth: Tensor) -> Tensor:
         """The loss of one level's scores."""
@@ -141,7 +148,16 @@ class SupervisedMasks(SupervisedMaps):
             return dice_and_binary_cross_entropy(
                 scores, truth["regions"], counted=truth["counted"], batch_dice=batch_dice
             )
-        return dice_and_cross_entropy(scores, truth["classes"], batch_dice=batch_dice)
+        classes = truth["classes"]
+        return dice_and_cross_entropy(scores, classes, batch_dice=batch_dice, weights=self.weighed(classes))
+
+    def weighed(self, classes: Tensor, weights: Tensor | None = None) -> Tensor | None:
+        """Weights of voxels (batch, *space): those given, times what the plan lets each label count."""
+        planned = self.stage.training.label_weights
+        if not planned:
+            return weights
+        found = torch.tensor((1.0, *planned), device=classes.device)[classes.clamp_min(0)]
+        return found if weights is None else found * weights
 
     @property
     def outputs(self) -> Mapping[str, int]:

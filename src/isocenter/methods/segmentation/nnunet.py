@@ -6,7 +6,8 @@ instance normalisation; Gaussian-weighted tiles and mirroring at prediction; the
 ensemble, and largest-component post-processing, chosen by cross-validation.
 
 Where ours differs from the publication, the plan says why beside the value: under a time budget the optimiser
-is AdamW over the elapsed share of the budget, and the network's width follows the measured speed.
+is AdamW over the elapsed share of the budget, the network's width follows the measured speed, and voxels of
+rare labels count more in the cross-entropy.
 """
 
 from __future__ import annotations

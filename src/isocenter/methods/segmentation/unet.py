@@ -83,7 +83,7 @@ class PlainUNet(SupervisedMasks):
     def criterion(self, scores: Tensor, **truth: Tensor) -> Tensor:
         weights = truth["weights"][:, 0] if "weights" in truth else None
         if "classes" in truth:
-            return cross_entropy(scores.float(), truth["classes"], weights)
+            return cross_entropy(scores.float(), truth["classes"], self.weighed(truth["classes"], weights))
         each = functional.binary_cross_entropy_with_logits(
             scores.float(), truth["regions"].float(), reduction="none"
         )
