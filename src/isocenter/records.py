@@ -481,6 +481,8 @@ class Plan(Record):
             weights = stage.training.label_weights
             if weights and len(weights) != len(self.labels):
                 raise ValueError(f"training.label_weights: {len(weights)} for {len(self.labels)} labels")
+            if any(weight <= 0 for weight in weights):
+                raise ValueError("training.label_weights: must be positive")
         return self
 
 

@@ -115,7 +115,7 @@ class Classifier(Method):
     ) -> tuple[Stage, ...]:
         """A stage that sees the whole image; where there is time, several that answer together."""
         one = whole_image(cls, fingerprint, budget, machine, speed)
-        count, why = _sharing(one, len(fingerprint.cases))
+        count, why = members(one.training, rules.ENOUGH)
         if count == 1:
             return (one,)
         one = whole_image(cls, fingerprint, budget.share(1 / count), machine, speed)
@@ -418,15 +418,6 @@ def whole_image(
     return made(network, seconds * work(network) / work(least))
 
 
-def _sharing(one: Stage, cases: int) -> tuple[int, str]:
-    """How many networks like this one share its budget, and why; one where epochs are counted."""
-    training = one.training
-    if training.budget.seconds is None:
-        return 1, ""
-    steps = training.budget.seconds / max(training.seconds_per_step, 1e-6)
-    return members(steps, steps * training.batch / learnt_from(cases), rules.ENOUGH)
-
-
 def _stage(
     geometry: Geometry,
     network: NetworkPlan,
@@ -439,7 +430,7 @@ def _stage(
     from isocenter.parts.rules.normalisation import normalisation
     from isocenter.parts.rules.training import expected_steps
 
-    cases = max(1, len(fingerprint.cases))
+    cases = learnt_from(len(fingerprint.cases))
     passes = expected_steps(budget, batch, cases, seconds or 0.1) * batch / cases
     varied = rules.variation(geometry.patch, fingerprint.labels, passes)
     mirrored = (

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from isocenter.methods.adversaries import CRITIC, GENERATOR, Adversaries
@@ -45,7 +46,7 @@ class ProGanSettings(Record):
     gradient penalty and of the critic's drift."""
 
     latent: int = 64
-    grown_after: float = 0.6
+    grown_after: float = Field(default=0.6, gt=0, le=1)
     penalty: float = PENALTY
     drift: float = 1e-3
 

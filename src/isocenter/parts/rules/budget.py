@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from isocenter.records import Budget, Machine, Stage
+from isocenter.records import Budget, Machine, Stage, Training
 
 WIDTHS = (32, 24, 16, 12, 8)
 REFERENCE_WIDTH = 32
@@ -156,19 +156,21 @@ def fit(budget: Budget, largest_batch: int, smallest_batch: int, step: Callable[
     return Fit(width, batch, taken, enough, why_width, why_batch)
 
 
-def members(
-    steps: float, passes: float, enough: tuple[int, int] = (MEMBER_STEPS, MEMBER_PASSES)
-) -> tuple[int, str]:
-    """How many networks of one configuration share a budget and answer together, and why.
+def members(training: Training, enough: tuple[int, int] = (MEMBER_STEPS, MEMBER_PASSES)) -> tuple[int, str]:
+    """How many networks of one configuration share a budget and answer together, and why; one where epochs
+    are counted.
 
     Averaging networks that started from other seeds errs less than any of them (Lakshminarayanan et al.,
     "Deep ensembles", NeurIPS 2017).
 
     Args:
-        steps: That the whole budget allows for one.
-        passes: Over the cases that a fold learns from, in these steps.
-        enough: Steps and passes after which one learns little more.
+        training: Of one network with the whole budget.
+        enough: Steps and passes over its cases after which one learns little more.
     """
+    if training.budget.seconds is None:
+        return 1, ""
+    steps = training.budget.seconds / max(training.seconds_per_step, 1e-6)
+    passes = steps / training.steps_per_epoch
     least_steps, least_passes = enough
     count = max(1, min(MOST_MEMBERS, int(steps // least_steps), int(passes // least_passes)))
     return count, (

@@ -84,7 +84,7 @@ def stages(
         own = budget if budget.epochs is not None or len(grids) == 1 else budget.share(part / sum(parts))
         batch_dice = len(grid.seen_shape) < 3 or (in_parts and grid.name != "3d_lowres")
         one = _planned(situation, grid, own, measure, batch_dice, why)
-        count, why_count = _members(one) if repeated and not in_parts else (1, "")
+        count, why_count = timing.members(one.training) if repeated and not in_parts else (1, "")
         if count > 1:
             one = _planned(situation, grid, own.share(1 / count), measure, batch_dice, f"{why} {why_count}")
         found += [one, *(timing.again(one, number) for number in range(2, count + 1))]
@@ -103,15 +103,6 @@ def _planned(
     decided, _ = _settled(situation, grid, budget, measure)
     decided = replace(decided, why_stage=why, batch_dice=batch_dice)
     return stage(decided, situation.fingerprint, situation.machine, situation.learnt_from)
-
-
-def _members(one: Stage) -> tuple[int, str]:
-    """How many networks like this one share its budget; one where epochs are counted."""
-    training = one.training
-    if training.budget.seconds is None:
-        return 1, ""
-    steps = training.budget.seconds / max(training.seconds_per_step, 1e-6)
-    return timing.members(steps, steps / training.steps_per_epoch)
 
 
 def single(

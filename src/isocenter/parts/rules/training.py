@@ -132,6 +132,7 @@ def _reasons(machine: Machine, batch_dice: bool, seconds_per_step: float) -> dic
             if batch_dice
             else "Overlap is counted patch by patch: each shows most of a case."
         ),
+        "label_weights": "All voxels count the same, whatever they show.",
         "precision": precise[machine.precision],
         "channels_last": "Channels lie side by side in memory, as the fast convolutions want them.",
         "compile": "Not compiled: compiling costs a minute or more and gains little for plain convolutions.",
