@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,13 +15,21 @@ from isocenter.methods.method import Batch, Method, Turn
 from isocenter.records import Budget, Training
 
 
+class Small(nn.Sequential):
+    """A network with a forward of its own, as those of `parts` have; torch compiles none of its own."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        answer: Tensor = super().forward(image)
+        return answer
+
+
 class Line(Method):
     """A method without a plan: one small network, and the squared error of its answers."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
         self.modules = nn.ModuleDict(
-            {"network": nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Conv2d(3, 1, 1))}
+            {"network": Small(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Conv2d(3, 1, 1))}
         )
         self.modules["network"][1].eval()  # type: ignore[index]  # so that samples do not touch each other
 
@@ -181,6 +191,37 @@ def test_the_average_is_what_is_watched_and_kept_and_the_weights_come_back() -> 
     assert method.modules["network"].training
     assert all(torch.equal(value, own[name]) for name, value in _values(method).items())
     assert torch.equal(compute.weights(method)["network.0.weight"], compute.average["network.0.weight"])
+
+
+# ---------------------------------------------------------------------------------------------- compiling
+
+
+def test_a_compiled_network_learns_the_same_and_is_kept_under_the_same_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
+    compute, method = _ready()
+    fast, compiled = _ready(compile=True)
+    for _ in range(2):
+        loss = compute.step(method, _batch(), "network", 0.1)
+        assert fast.step(compiled, _batch(), "network", 0.1) == pytest.approx(loss, rel=1e-5)
+    with fast.averaged(compiled):
+        assert torch.isfinite(compiled.loss(_batch(2), "network"))
+    kept = fast.weights(compiled)
+    for name, value in compute.weights(method).items():
+        assert torch.allclose(kept[name], value, atol=1e-6)
+
+
+def test_a_machine_that_cannot_compile_says_so_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_compiler(graph: object, inputs: object) -> None:
+        raise FileNotFoundError("c++")
+
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend=without_compiler))
+    torch.compiler.reset()
+    compute, method = _ready(compile=True)
+    with pytest.raises(RunFailed, match="cannot be compiled here") as refused:
+        compute.step(method, _batch(), "network", 0.1)
+    assert "training.compile=false" in str(refused.value)
 
 
 # ----------------------------------------------------------------------------------------------- resuming

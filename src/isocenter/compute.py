@@ -26,6 +26,9 @@ GIB = 2**30
 MEMORY_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+#: The packages whose faults are those of compiling.
+COMPILERS = ("torch._dynamo", "torch._inductor")
+
 #: How long processes wait for each other: while the first one plans, the others have nothing to do.
 PATIENCE = timedelta(days=1)
 
@@ -186,6 +189,8 @@ class Compute:
     def prepare_learning(self, method: Method) -> None:
         """Make one optimiser per turn and, where the plan averages weights, the average's first value.
 
+        Where the plan says so, the modules are compiled by the first step.
+
         Raises:
             RunFailed: There are more processes than samples in a batch.
         """
@@ -204,6 +209,9 @@ class Compute:
             self.optimisers[name] = self._optimiser(groups)
         if self.training.average > 0:
             self.average = {key: value.detach().clone() for key, value in method.modules.state_dict().items()}
+        if self.training.compile:
+            for module in method.modules.values():
+                module.compile()
 
     def _optimiser(self, parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:
         plan = self.training
@@ -229,7 +237,8 @@ class Compute:
         When memory runs out the batch is taken in twice as many pieces from then on, with a warning.
 
         Raises:
-            RunFailed: The loss is not finite, or one sample alone does not fit into memory.
+            RunFailed: The loss is not finite, one sample does not fit into memory, or the network cannot be
+                compiled here.
         """
         optimiser = self.optimisers[turn]
         for group in optimiser.param_groups:
@@ -240,6 +249,13 @@ class Compute:
                 break
             except (torch.OutOfMemoryError, MemoryError) as error:
                 self._halve(batch, error)
+            except Exception as error:
+                if type(error).__module__.startswith(COMPILERS):
+                    raise RunFailed(
+                        f"the network cannot be compiled here ({type(error).__name__}).",
+                        cure="Plan with --set training.compile=false, or install a C++ compiler.",
+                    ) from error
+                raise
         if not math.isfinite(loss):
             raise RunFailed(
                 "the loss is no longer a finite number.",
@@ -318,11 +334,15 @@ class Compute:
             method.modules.load_state_dict(self.average)
         method.modules.eval()
         try:
-            with torch.no_grad(), self.autocast():
+            with torch.no_grad(), self.autocast(), self._as_written():
                 yield
         finally:
             method.modules.load_state_dict(own)
             method.modules.train()
+
+    def _as_written(self) -> contextlib.AbstractContextManager[object]:
+        """Without compiling: for a few samples it would take longer than it saves."""
+        return torch.compiler.set_stance("force_eager") if self.training.compile else contextlib.nullcontext()
 
     def weights(self, method: Method) -> dict[str, Tensor]:
         """The weights that the trained model keeps, on the CPU."""

@@ -65,13 +65,15 @@ def _say_if_busy() -> None:
 def seconds_per_step(method: Method, machine: Machine) -> float:
     """The fastest of a few training steps, after one that warms up; 0 where nothing is learnt by gradient.
 
-    The fastest, because whatever else disturbs a measurement makes it slower.
+    The fastest, because whatever else disturbs a measurement makes it slower. Not compiled, which would take
+    longer than all the rest of planning.
     """
     if not method.turns:
         return 0.0
     stage = method.stage
     # Alone: under `torchrun` the first process plans while the others wait.
-    compute = replace(Compute.start(machine, stage.training), rank=0, world=1)
+    training = stage.training.changed(compile=False)
+    compute = replace(Compute.start(machine, training), rank=0, world=1)
     compute.place(method)
     compute.prepare_learning(method)
     batch = compute.move(random_batch(method))
