@@ -26,6 +26,9 @@ GIB = 2**30
 MEMORY_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+#: What to do when numbers grow without limit.
+LESS_WILD = "Set a lower training.learning_rate, or precision=float32."
+
 #: The packages whose faults are those of compiling.
 COMPILERS = ("torch._dynamo", "torch._inductor")
 
@@ -257,10 +260,7 @@ class Compute:
                     ) from error
                 raise
         if not math.isfinite(loss):
-            raise RunFailed(
-                "the loss is no longer a finite number.",
-                cure="The last checkpoint is kept. Set a lower training.learning_rate, or precision=float32.",
-            )
+            raise RunFailed("the loss is no longer a finite number.", cure=LESS_WILD)
         self._update(method, optimiser, method.turns[turn])
         return loss
 

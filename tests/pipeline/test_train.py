@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -20,8 +21,9 @@ from safetensors.torch import load_file
 
 import isocenter
 from isocenter import methods
+from isocenter.compute import Compute
 from isocenter.errors import BadModel, BadPlan, RunFailed
-from isocenter.methods.method import Arrays
+from isocenter.methods.method import Arrays, Method, Turn
 from isocenter.methods.segmentation.nnunet import NnUNet
 from isocenter.pipeline import learn
 from isocenter.records import Choice, Plan, Scores
@@ -147,7 +149,34 @@ def test_a_lock_of_a_dead_process_is_no_obstacle(blobs: Path, make_run: Planned)
 
 def test_a_loss_that_is_not_finite_ends_in_a_clear_error(blobs: Path, make_run: Planned) -> None:
     run = make_run(learning_rate=1e30, precision="float32", clip=0.0)
-    with pytest.raises(RunFailed, match="no longer a finite number"):
+    with pytest.raises(RunFailed, match="no longer a finite number") as failed:
+        isocenter.train(blobs, run, device="cpu", workers=1)
+    assert failed.value.where == str(run / "fold_0")
+    assert "checkpoint" not in str(failed.value)
+    assert not (run / "fold_0" / "weights.safetensors").exists()
+
+
+WILD = {"learning_rate": 1e38, "precision": "float32", "clip": 0.0, "average": 0.0, "steps_per_epoch": 1}
+
+
+def test_a_last_step_that_goes_wild_writes_no_weights(blobs: Path, make_run: Planned) -> None:
+    run = make_run(budget="1 epochs", **WILD)
+    with pytest.raises(RunFailed, match="loss of the validation cases"):
+        isocenter.train(blobs, run, device="cpu", workers=1)
+    assert not (run / "fold_0" / "weights.safetensors").exists()
+
+
+def test_weights_that_are_not_finite_are_not_written(
+    blobs: Path, make_run: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflown(self: Compute, method: Method, optimiser: torch.optim.Optimizer, turn: Turn) -> None:
+        with torch.no_grad():
+            next(method.modules.parameters()).fill_(float("inf"))
+
+    monkeypatch.setattr(Compute, "_update", overflown)
+    monkeypatch.setattr(learn.Learning, "_watched", lambda self: [])
+    run = make_run(budget="1 epochs", **WILD)
+    with pytest.raises(RunFailed, match="weights are no longer finite"):
         isocenter.train(blobs, run, device="cpu", workers=1)
     assert not (run / "fold_0" / "weights.safetensors").exists()
 
@@ -176,16 +205,17 @@ def test_a_full_disk_while_saving_keeps_the_last_whole_checkpoint(
 ) -> None:
     from isocenter.pipeline import checkpoint
 
-    real, calls = checkpoint.save_file, []
+    real, calls = Path.write_bytes, []
 
-    def full(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-        calls.append(path)
-        if len(calls) == 3:
-            path.write_bytes(b"half")
-            raise OSError(28, "No space left on device")
-        real(tensors, path, metadata=metadata)
+    def full(self: Path, content: bytes) -> int:
+        if self.name.startswith(".checkpoint"):
+            calls.append(self)
+            if len(calls) == 3:
+                real(self, content[: len(content) // 2])
+                raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, content)
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     run = make_run(checkpoint_seconds=0.0)
     with pytest.raises(RunFailed, match="disk is full"):
         isocenter.train(blobs, run, device="cpu", workers=1)
@@ -206,6 +236,17 @@ def test_a_checkpoint_of_another_plan_is_refused(blobs: Path, make_run: Planned)
     with pytest.raises(BadModel, match="another plan"):
         isocenter.train(blobs, run, device="cpu", resume=True)
     assert other.exists()
+
+
+def test_a_checkpoint_that_lacks_what_is_needed_says_what_to_do(blobs: Path, make_run: Planned) -> None:
+    from isocenter.pipeline import checkpoint
+
+    run = make_run(checkpoint_seconds=0.0)
+    plan = Plan.load(run / "plan.json")
+    facts = {"step": 1, "rows": [], "seconds": 1.0, "plan": plan.stages[0].model_dump_json() + str(plan.seed)}
+    checkpoint.save(run / "fold_0" / "checkpoint.safetensors", {"x": torch.zeros(1)}, facts)
+    with pytest.raises(BadModel, match=r"does not hold all.*Delete it and train again"):
+        isocenter.train(blobs, run, device="cpu", resume=True)
 
 
 def test_asking_for_a_fold_that_is_not_there_names_those_that_are(blobs: Path, make_run: Planned) -> None:

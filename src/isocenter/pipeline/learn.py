@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import math
 import signal
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from isocenter import files
-from isocenter.compute import Compute, seed_step
+from isocenter.compute import LESS_WILD, Compute, seed_step
 from isocenter.errors import BadModel, Interrupted, RunFailed
 from isocenter.methods.method import Batch, Method, Turn
 from isocenter.pipeline import checkpoint
@@ -31,6 +32,8 @@ COLUMNS = ("step", "epoch", "seconds", "share", "learning_rate", "loss", "valida
 LOOKS = 20
 ROWS = 100
 SAVING_SECONDS = 0.5
+
+TRAIN_AGAIN = "Delete it and train again."
 
 #: Where the log can go besides log.csv.
 Tracker = Literal["tensorboard"]
@@ -171,7 +174,7 @@ class Learning:
             seed_step(self.seed, self.step)
             turn = turn_of(self.method.turns, self.step)
             if turn is not None:
-                losses.append(self.compute.step(self.method, batch, turn, rate))
+                losses.append(self._step(batch, turn, rate))
             self.method.observe(batch)
             self.compute.follow(self.method, self.step)
             self.step += 1
@@ -195,6 +198,17 @@ class Learning:
                 self._save(pace)
                 saved = time.monotonic()
 
+    def _step(self, batch: Batch, turn: str, rate: float) -> float:
+        try:
+            return self.compute.step(self.method, batch, turn, rate)
+        except RunFailed as error:
+            raise RunFailed(error.what, where=self.folder, cure=self._kept(error.cure)) from error
+
+    def _kept(self, cure: str) -> str:
+        """The cure, and what is left of a run that failed."""
+        left = "The last checkpoint is kept." if self.checkpoint.is_file() else ""
+        return f"{left} {cure}".strip()
+
     def _stream(self, batches: Batches, cases: PreparedCases) -> Generator[Batch, None, None]:
         """The method's own batches where it makes them itself, else those that threads make ahead."""
         own = self.method.stream(cases, self.seed, self.step)
@@ -207,17 +221,28 @@ class Learning:
         return validation_samples(self.method, self.prepared, cases, seed=self.seed) if cases else []
 
     def _look(self, watched: Sequence[dict[str, Tensor]]) -> float | None:
-        """Mean loss over the same unchanged patches of cases that are not learnt from."""
+        """Mean loss over the same unchanged patches of cases that are not learnt from.
+
+        Raises:
+            RunFailed: It is not finite.
+        """
         turn = turn_of(self.method.turns, 0)
         if not watched or turn is None:
             return None
-        size = self.method.stage.training.batch
+        size = max(1, self.method.stage.training.batch // self.compute.pieces)
         losses = []
         with self.compute.averaged(self.method):
             for start in range(0, len(watched), size):
                 batch = self.compute.move(collate(watched[start : start + size]))
                 losses.append(float(self.method.loss(batch, turn)) * len(watched[start : start + size]))
-        return sum(losses) / len(watched)
+        loss = sum(losses) / len(watched)
+        if not math.isfinite(loss):
+            raise RunFailed(
+                "the loss of the validation cases is no longer a finite number.",
+                where=self.folder,
+                cure=self._kept(LESS_WILD),
+            )
+        return loss
 
     def _note(
         self, pace: Pace, share: float, rate: float, losses: Sequence[float], validation: float | None
@@ -262,19 +287,34 @@ class Learning:
         if self.compute.rank != 0:
             return
         facts = {"step": self.step, "seconds": pace.seconds, "rows": self.rows, "plan": self._identity()}
-        checkpoint.save(self.checkpoint, self.compute.state(self.method), facts)
+        state = self.compute.state(self.method)
+        self._refuse_not_finite({key: value for key, value in state.items() if key.startswith("weights/")})
+        checkpoint.save(self.checkpoint, state, facts)
+
+    def _refuse_not_finite(self, tensors: Mapping[str, Tensor]) -> None:
+        if checkpoint.not_finite(tensors) is not None:
+            raise RunFailed(
+                "the weights are no longer finite numbers.", where=self.folder, cure=self._kept(LESS_WILD)
+            )
 
     def _restore(self) -> None:
-        tensors, facts = checkpoint.load(self.checkpoint)
+        tensors, facts = checkpoint.load(self.checkpoint, TRAIN_AGAIN)
         if facts.get("plan") != self._identity():
             raise BadModel(
                 "this checkpoint belongs to another plan.",
                 where=self.checkpoint,
                 cure="Bring the old plan.json back, or train into a new folder.",
             )
-        self.compute.restore(self.method, tensors)
-        self.step, self.rows = int(facts["step"]), list(facts["rows"])
-        self.spent = float(facts["seconds"])
+        try:
+            self.compute.restore(self.method, tensors)
+            self.step, self.rows = int(facts["step"]), list(facts["rows"])
+            self.spent = float(facts["seconds"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise BadModel(
+                "this checkpoint does not hold all that training needs to go on.",
+                where=self.checkpoint,
+                cure=TRAIN_AGAIN,
+            ) from error
 
     def _identity(self) -> str:
         return self.method.stage.model_dump_json() + str(self.seed)
@@ -289,6 +329,7 @@ class Learning:
                 "seconds": round(pace.seconds, 1),
             }
             tensors = {**self.compute.weights(self.method), **checkpoint.kept(self.method)}
+            self._refuse_not_finite(self.compute.weights(self.method))
             checkpoint.save(path, tensors, facts)
             self.checkpoint.unlink(missing_ok=True)
         return path
