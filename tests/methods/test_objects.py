@@ -14,6 +14,7 @@ from isocenter.methods.method import Method
 from isocenter.methods.objects import SupervisedObjects, nearest
 from isocenter.parts.encodings import interiors, stars
 from isocenter.parts.metrics.instances import overlaps, panoptic_quality
+from isocenter.parts.networks.grids import between
 
 Built = Callable[[str, int], Method]
 
@@ -36,11 +37,12 @@ def sure(method: SupervisedObjects, key: str, numbers: np.ndarray) -> dict[str, 
     sample = {"image": torch.zeros(1, *numbers.shape), "objects": torch.from_numpy(numbers)[None]}
     encoded = method.encode(sample)
     if key == "instances/stardist":
-        probability = np.clip(encoded["probability"].numpy(), 1e-6, 1 - 1e-6)
-        scale = method.settings.scale  # type: ignore[attr-defined]  # of StarDist
+        grid, scale = method.grid, method.settings.scale  # type: ignore[attr-defined]  # of StarDist
+        probability = encoded["probability"].clamp(1e-6, 1 - 1e-6).logit()[None, None]
+        distances = encoded["distances"][None] / scale
         return {
-            "object": np.log(probability / (1 - probability))[None],
-            "distances": encoded["distances"].numpy() / scale,
+            "object": between(probability, grid, numbers.shape)[0].numpy(),
+            "distances": between(distances, grid, numbers.shape)[0].numpy(),
         }
     classes = torch.nn.functional.one_hot(encoded["classes"], 3).movedim(-1, 0)
     return {"scores": classes.numpy().astype(np.float32) * 20}

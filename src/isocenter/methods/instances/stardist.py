@@ -5,8 +5,10 @@ border along ray k. Loss: cross-entropy of p + λ (Σ p |d − d̂| / Σ p + reg
 (Schmidt et al. 2018; Weigert et al. 2020, equations 1–3). Every voxel proposes its star; of stars that
 overlap the most probable stays. Both thresholds are tuned on cases that are not scored.
 
-The network is the plan's U-Net, whose view covers an object, in place of the authors' own; distances are
-predicted at every voxel.
+The network is the plan's U-Net, whose view covers an object, in place of the authors' own; as theirs, it
+answers through a layer of 128 features, and on every second voxel where objects are large enough. Between
+these voxels its answers are interpolated, since along a line within an object they change linearly or nearly
+so; the authors let only the grid's voxels propose.
 """
 
 from __future__ import annotations
@@ -19,13 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isocenter.methods.method import Speed
+from isocenter.methods.method import Batch, Outputs, Speed
 from isocenter.methods.objects import SupervisedObjects, extents, volumes
 from isocenter.parts.encodings import stars, watershed
 from isocenter.parts.encodings.stars import Rays
 from isocenter.parts.losses.stars import star_loss
-from isocenter.parts.networks.unet import UNet
-from isocenter.records import Budget, Fingerprint, Machine, Plan, Record, Stage
+from isocenter.parts.networks.convolution import CONVOLUTIONS
+from isocenter.parts.networks.grids import between
+from isocenter.parts.networks.unet import UNet, initialise
+from isocenter.records import Budget, Fingerprint, Machine, Network, Plan, Record, Stage
 
 CARD = {
     "title": "StarDist",
@@ -41,6 +45,10 @@ CARD = {
 PROBABILITIES = (0.5, 0.4, 0.6)
 OVERLAPS = (0.4, 0.3)
 WEIGHTS = {2: 0.2, 3: 0.1}
+FEATURES = 128
+"""Of the layer before the answers, as published: distances along many rays are no sums of a few features."""
+LARGE = 10.0
+"""Objects that span so many voxels are answered on every second one."""
 
 
 class StarSettings(Record):
@@ -51,6 +59,18 @@ class StarSettings(Record):
     anisotropy: tuple[float, ...] | None = None
     scale: float | None = None
     smallest: int | None = None
+
+
+class StarNetwork(UNet):
+    """The plan's U-Net, with a layer of many features before its answers."""
+
+    def __init__(self, plan: Network, inputs: int, outputs: int) -> None:
+        super().__init__(plan, inputs, outputs)
+        kernel = tuple(plan.kernels[0])
+        convolution = CONVOLUTIONS[len(kernel)]
+        before = convolution(plan.features[0], FEATURES, kernel, padding=tuple(size // 2 for size in kernel))
+        head = nn.Sequential(before, nn.ReLU(inplace=True), convolution(FEATURES, outputs, 1))
+        self.heads = nn.ModuleList([head.apply(initialise)])
 
 
 class StarDist(SupervisedObjects):
@@ -92,33 +112,43 @@ class StarDist(SupervisedObjects):
     def configure(
         cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
     ) -> tuple[Stage, ...]:
-        """The common stage, with one loss, and mirrored views only where mirrored rays are rays again."""
-        why = "One loss: distances on coarser levels would be those of other voxels."
-        found = []
-        for stage in super().configure(fingerprint, budget, machine, speed, settings):
-            network = stage.unet.changed(
-                deep_supervision=False, why={**stage.unet.why, "deep_supervision": why}
-            )
-            prediction = stage.prediction
-            if fingerprint.dims == 3:
-                reason = "Off: the mirror image of a spiral of rays is another one."
-                prediction = prediction.changed(mirror=(), why={**prediction.why, "mirror": reason})
-            found.append(stage.changed(network=network, prediction=prediction))
-        return tuple(found)
+        """The common stage without its finest level, if objects are large, with one loss, and mirrored views
+        only where mirrored rays are rays again."""
+        sizes = np.median(extents(fingerprint), axis=0)
+
+        def starry(stage: Stage) -> Stage:
+            return _with_one_loss(_on_grid(stage, sizes))
+
+        def measured(stage: Stage) -> float:
+            assert speed is not None
+            return speed(starry(stage))
+
+        planned = super().configure(fingerprint, budget, machine, measured if speed else None, settings)
+        return tuple(_without_mirrored_spirals(starry(stage)) for stage in planned)
 
     @property
     def outputs(self) -> Mapping[str, int]:
         return {"object": 1, "distances": self.rays.count}
 
     def network(self, inputs: int, outputs: int) -> nn.Module:
-        return UNet(self.stage.unet, inputs, outputs)
+        return StarNetwork(self.stage.unet, inputs, outputs)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Every how many voxels along each axis the network answers."""
+        return tuple(self.stage.unet.strides[0])
+
+    def forward(self, inputs: Batch) -> Outputs:
+        shape = inputs["image"].shape[2:]
+        answers = super().forward(inputs)
+        return {name: between(answer.float(), self.grid, shape) for name, answer in answers.items()}
 
     def encode(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
         numbers = sample.pop("objects")[0].numpy()
         return {
             **sample,
-            "probability": torch.from_numpy(stars.object_probability(numbers)),
-            "distances": torch.from_numpy(stars.star_distances(numbers, self.rays)),
+            "probability": torch.from_numpy(stars.object_probability(numbers, grid=self.grid)),
+            "distances": torch.from_numpy(stars.star_distances(numbers, self.rays, self.grid)),
         }
 
     def criterion(self, scores: Tensor, **truth: Tensor) -> Tensor:
@@ -153,6 +183,38 @@ class StarDist(SupervisedObjects):
             {"probability": probability, "overlap": overlap}
             for overlap, probability in itertools.product(OVERLAPS, PROBABILITIES)
         )
+
+
+def _on_grid(stage: Stage, sizes: np.ndarray) -> Stage:
+    """The stage whose network begins with the first halving, where objects of such sizes bear it."""
+    network, why = stage.unet, "On every voxel: objects are small, or cannot be halved."
+    axes = (
+        [axis for axis, step in enumerate(network.strides[1]) if step > 1] if len(network.strides) > 1 else []
+    )
+    if axes and all(sizes[axis] >= LARGE for axis in axes):
+        why = "On every second voxel, as published: objects are large, and so a wider network has time."
+        network = network.changed(
+            features=network.features[:-1],
+            kernels=network.kernels[1:],
+            strides=network.strides[1:],
+            convolutions=network.convolutions[:-1],
+            decoder_convolutions=network.decoder_convolutions[:-1],
+        )
+    reasons = {**network.why, "strides": f"{network.why.get('strides', '')} {why}".strip()}
+    return stage.changed(network=network.changed(why=reasons))
+
+
+def _with_one_loss(stage: Stage) -> Stage:
+    why = "One loss: distances on coarser levels would be those of other voxels."
+    reasons = {**stage.unet.why, "deep_supervision": why}
+    return stage.changed(network=stage.unet.changed(deep_supervision=False, why=reasons))
+
+
+def _without_mirrored_spirals(stage: Stage) -> Stage:
+    if stage.geometry.dims < 3:
+        return stage
+    why = {**stage.prediction.why, "mirror": "Off: the mirror image of a spiral of rays is another one."}
+    return stage.changed(prediction=stage.prediction.changed(mirror=(), why=why))
 
 
 METHOD = StarDist
