@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -21,6 +21,7 @@ from pydicom.uid import UID, generate_uid
 
 from isocenter import images
 from isocenter.errors import IsocenterWarning, UnreadableFile
+from isocenter.images.layouts import open_dataset
 
 Array = NDArray[Any]
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -99,6 +100,23 @@ def itk_affine(image: SimpleITK.Image) -> Array:
 
 
 # ---------------------------------------------------------------------------------------------- series
+
+
+@pytest.mark.parametrize(("told", "modality"), [("CT", "ct"), ("MR", "mri"), ("PT", "pet"), ("OT", "other")])
+def test_a_channel_that_nothing_names_is_what_its_files_say(tmp_path: Path, told: str, modality: str) -> None:
+    series(tmp_path / "scan", Modality=told)
+    mask = np.zeros((5, 6, 4), np.uint8)
+    mask[1:3, 1:3, 1:3] = 1
+    nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / "mask.nii")
+    (tmp_path / "cases.csv").write_text("id,image,label\na,scan,mask.nii\n")
+    assert images.modality(tmp_path / "scan") == told
+    (channel,) = open_dataset(tmp_path).channels
+    assert (channel.name, channel.modality) == ("image", modality)
+
+
+def test_a_file_that_is_no_dicom_does_not_say_how_it_was_made(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.zeros((5, 6, 4), np.uint8), np.eye(4)), tmp_path / "scan.nii")
+    assert images.modality(tmp_path / "scan.nii") == ""
 
 
 def test_slices_are_sorted_by_place_and_not_by_name(tmp_path: Path) -> None:
@@ -261,7 +279,7 @@ def test_colour_pictures_have_three_channels(tmp_path: Path) -> None:
 def test_an_answer_on_the_grid_of_a_series_lies_where_the_series_does(tmp_path: Path) -> None:
     image = images.read(series(tmp_path / "in"))
     images.write(image.array, tmp_path / "out.nii.gz", image)
-    np.testing.assert_allclose(nib.load(tmp_path / "out.nii.gz").affine, image.affine, atol=1e-6)
+    np.testing.assert_allclose(nibabel.load(tmp_path / "out.nii.gz").affine, image.affine, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------- faults

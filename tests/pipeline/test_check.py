@@ -111,6 +111,19 @@ def test_labels_of_another_shape_are_an_error(dataset: Dataset) -> None:
     assert "9 × 10 × 12 and 8 × 10 × 12" in found.what
 
 
+@pytest.mark.parametrize(("modality", "warned"), [("other", True), ("ct", False)])
+def test_values_of_ct_that_nothing_calls_ct_are_a_warning(
+    dataset: Dataset, modality: str, warned: bool
+) -> None:
+    for place in range(6):
+        save(dataset.path(f"images/c{place}.nii"), image(place) * 10 - 2000)
+    findings = check.check(dataset.changed(channels=(Channel(name="image", modality=modality),)))
+    if warned:
+        assert "as air in CT does" in only(findings, "warning").what
+    else:
+        assert findings == []
+
+
 @pytest.mark.parametrize(("shift", "level"), [(1e-6, "warning"), (1.0, "error")])
 def test_grids_may_differ_by_rounding_but_not_by_a_millimetre(
     dataset: Dataset, shift: float, level: str

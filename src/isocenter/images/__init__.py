@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from isocenter.images.image import Image
     from isocenter.images.reading import (
         is_segmentation,
+        modality,
         read,
         read_channels,
         read_geometry,
@@ -31,6 +32,7 @@ __all__ = [
     "holds_several",
     "is_segmentation",
     "is_source",
+    "modality",
     "read",
     "read_channels",
     "read_geometry",
@@ -44,6 +46,7 @@ _HOME = {
     "Geometry": "geometry",
     "Image": "image",
     "is_segmentation": "reading",
+    "modality": "reading",
     "read": "reading",
     "read_channels": "reading",
     "read_geometry": "reading",

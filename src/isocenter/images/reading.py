@@ -102,6 +102,20 @@ def is_segmentation(source: str | Path) -> bool:
     return dicom.is_segmentation(path)
 
 
+def modality(source: str | Path) -> str:
+    """How an image was made, as its file says in DICOM's words (CT, MR …); empty where it does not say.
+
+    Raises:
+        UnreadableFile: The source is absent or damaged.
+    """
+    path, uid = split_series(source)
+    if identify(path) != "dicom":
+        return ""
+    from isocenter.images.formats import dicom
+
+    return dicom.modality(path, uid)
+
+
 def segments(source: str | Path) -> dict[int, str]:
     """The names of a DICOM Segmentation's segments by their numbers, in the order that the file declares.
 

@@ -6,11 +6,14 @@ voxels gave. Errors stop planning, warnings were handled as they say.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
+
+import numpy as np
 
 from isocenter import tasks
 from isocenter.errors import BadDataset, IsocenterError, IsocenterWarning
@@ -22,6 +25,9 @@ from isocenter.tasks.label_files import where
 
 FOLDS = 5
 """Labels and patients that are fewer than this cannot be in every fold of the usual cross-validation."""
+
+AIR = (-3200.0, -500.0)
+"""Hounsfield units between which a CT's lowest voxel lies: air, or what scanners put outside their field."""
 
 RESERVED = frozenset({"mean"})
 """Names that scores keep for themselves."""
@@ -82,6 +88,7 @@ def of_cases(dataset: Dataset, examined: list[Examined]) -> list[Finding]:
         *(finding for one in examined for finding in one.findings),
         *_unlike(dataset, readable),
         *_same_content(dataset, readable),
+        *_hounsfield(dataset, readable),
         *_occurrence(dataset, readable),
     ]
 
@@ -254,6 +261,21 @@ def _same_content(dataset: Dataset, readable: list[Examined]) -> Iterator[Findin
             f"{names} hold the same voxels" + (f" but are {patients} patients." if patients > 1 else "."),
             cure,
         )
+
+
+def _hounsfield(dataset: Dataset, readable: list[Examined]) -> Iterator[Finding]:
+    """Channels that hold what only CT holds, and that nothing calls CT."""
+    drawn = [one.draws for one in readable if one.draws is not None]
+    for place, channel in enumerate(dataset.channels):
+        lowest = [draws.lowest[place] for draws in drawn if math.isfinite(draws.lowest[place])]
+        if channel.modality == "other" and lowest and AIR[0] <= np.median(lowest) <= AIR[1]:
+            yield _finding(
+                "warning",
+                dataset.root,
+                f"channel '{channel.name}' goes down to {np.median(lowest):.0f}, as air in CT does, but "
+                "nothing says that it is CT: each image will be scaled by itself.",
+                'If these are Hounsfield units, say so in isocenter.json: {"channels": ["CT"]}.',
+            )
 
 
 def _occurrence(dataset: Dataset, readable: list[Examined]) -> Iterator[Finding]:

@@ -103,6 +103,14 @@ def read_geometry(path: Path, series_uid: str | None = None) -> Geometry:
     return _stack(path, series_uid).geometry
 
 
+def modality(path: Path, series_uid: str | None = None) -> str:
+    """What the first image of a series says of how it was made, such as CT or MR; empty if nothing."""
+    for _, header in _image_headers(path):
+        if series_uid in (None, str(header.get("SeriesInstanceUID", ""))):
+            return str(header.get("Modality", ""))[:16]
+    return ""
+
+
 def series(files: Sequence[Path]) -> tuple[dict[str, list[Path]], list[Path]]:
     """The files of each series by its UID, sorted; localisers only when there is nothing else.
 

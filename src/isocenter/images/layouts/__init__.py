@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from isocenter import images
-from isocenter.errors import BadDataset
+from isocenter.errors import BadDataset, UnreadableFile
 from isocenter.images.image import Image
 from isocenter.images.lattice import onto
 from isocenter.images.layouts import (
@@ -114,7 +114,7 @@ def open_dataset(path: str | Path, task: str | None = None) -> Dataset:
         root=str(root),
         layout=draft.layout,
         task=asked,
-        channels=draft.channels or _channels(draft),
+        channels=_as_files_say(draft, draft.channels or _channels(draft)),
         labels=labels or (),
         paint=draft.paint,
         ignore=draft.ignore,
@@ -266,6 +266,24 @@ def _draft(root: Path, said: Declaration, file: Path | None) -> Draft:
         "archive, images/ beside a table of boxes, slices or points, images/ beside targets/, and a table of "
         "bags or slides.",
     )
+
+
+def _as_files_say(draft: Draft, known: tuple[Channel, ...]) -> tuple[Channel, ...]:
+    """Channels whose names tell no modality get that of the first case's file, if it is DICOM."""
+    files = draft.cases[0].inputs.get(IMAGE, ())
+    if len(files) != len(known):
+        return known
+    return tuple(
+        _as_file_says(draft.root / str(file), own) if file and own.modality == "other" else own
+        for file, own in zip(files, known, strict=True)
+    )
+
+
+def _as_file_says(file: Path, own: Channel) -> Channel:
+    try:
+        return own.changed(modality=channel(images.modality(file)).modality)
+    except UnreadableFile:  # told by `check`, which reads every case
+        return own
 
 
 def _channels(draft: Draft) -> tuple[Channel, ...]:

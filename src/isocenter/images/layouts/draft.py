@@ -21,9 +21,9 @@ FEATURES = "features"
 _MODALITIES = {
     "ct": r"ct|computed tomography|ct scan|cbct",
     "mri": r"mri?|t[12]\w*|flair|pd|pdw|adc|dwi|swi|t1gd|[\w-]*_?(t1w|t2w|t2star|flair|pdw)",
-    "pet": r"pet",
+    "pet": r"pet|pt",
     "us": r"us|ultrasound",
-    "xray": r"x-?ray|cr|dx|radiograph",
+    "xray": r"x-?ray|cr|dx|mg|radiograph",
     "colour": r"r|g|b|red|green|blue|rgb|colou?r|rgb_to_0_1",
     "unit": r"rescale_to_0_1",
     "none": r"no ?norm(ali[sz]ation)?|none",
@@ -53,7 +53,7 @@ class Draft:
 
 
 def channel(name: str) -> Channel:
-    """A channel, its modality read from its name, nnU-Net's names of normalisations among them."""
+    """A channel, its modality read from its name, DICOM's words and nnU-Net's normalisations among them."""
     plain = name.strip().lower()
     for modality, pattern in _MODALITIES.items():
         if re.fullmatch(pattern, plain):
