@@ -227,6 +227,18 @@ def test_a_machine_that_cannot_compile_says_so_and_what_to_do(monkeypatch: pytes
 # ----------------------------------------------------------------------------------------------- resuming
 
 
+def test_a_batch_that_was_taken_in_pieces_still_is_after_resuming() -> None:
+    compute, method = _ready()
+    compute.pieces, compute.scaler = 4, torch.amp.GradScaler("cpu", init_scale=1024.0)
+    compute.scaler.scale(torch.ones(1))
+    state = compute.state(method)
+    other, resumed = _ready()
+    other.scaler = torch.amp.GradScaler("cpu")
+    other.restore(resumed, state)
+    assert other.pieces == 4
+    assert other.scaler.state_dict() == compute.scaler.state_dict()
+
+
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
 def test_what_is_restored_goes_on_bit_for_bit(optimiser: str) -> None:
     compute, method = _ready(optimiser=optimiser, average=0.9)

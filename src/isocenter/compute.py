@@ -24,6 +24,8 @@ from isocenter.records import Machine, Training
 
 GIB = 2**30
 MEMORY_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+OWN = "compute/"
+"""Before the names of what a checkpoint keeps of how steps are taken."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 #: What to do when numbers grow without limit.
@@ -363,6 +365,7 @@ class Compute:
                     if isinstance(value, Tensor)
                 }
         tensors |= {f"method/{key}": torch.from_numpy(value) for key, value in method.state().items()}
+        tensors |= {f"{OWN}{key}": torch.tensor(value) for key, value in self._own().items()}
         return {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
 
     def restore(self, method: Method, tensors: Mapping[str, Tensor]) -> None:
@@ -381,6 +384,18 @@ class Compute:
         method.load(
             {k.removeprefix("method/"): v.numpy() for k, v in tensors.items() if k.startswith("method/")}
         )
+        self._take_back({k.removeprefix(OWN): v.item() for k, v in tensors.items() if k.startswith(OWN)})
+
+    def _own(self) -> dict[str, float]:
+        """In how many pieces batches are taken, and how losses are scaled."""
+        scaling = {} if self.scaler is None else self.scaler.state_dict()
+        return {"pieces": self.pieces, **{f"scaling/{key}": value for key, value in scaling.items()}}
+
+    def _take_back(self, own: Mapping[str, Any]) -> None:
+        self.pieces = own["pieces"]
+        scaling = {k.removeprefix("scaling/"): v for k, v in own.items() if k.startswith("scaling/")}
+        if self.scaler is not None and scaling:
+            self.scaler.load_state_dict(scaling)
 
     def synchronise(self) -> None:
         """Wait until the device has done all it was asked to, so that clocks tell the truth."""
