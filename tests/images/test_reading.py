@@ -156,6 +156,37 @@ def test_a_loop_of_links_is_walked_once(tmp_path: Path) -> None:
     assert [Path(source).name for source in images.find(tmp_path)] == ["a.nii.gz"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+@pytest.mark.parametrize("name", ["b.nii.gz", "series", "IM.0007"])
+@pytest.mark.parametrize(("target", "words"), [("nowhere", "leads nowhere"), (None, "leads in a circle")])
+def test_a_link_that_leads_to_no_image_is_named(
+    tmp_path: Path, name: str, target: str | None, words: str
+) -> None:
+    put(tmp_path / "a.nii.gz", np.zeros(GRID.shape, np.uint8))
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / name).symlink_to(target or name)
+    with pytest.raises(UnreadableFile, match=words) as fault:
+        images.find(tmp_path)
+    assert fault.value.where == str(tmp_path / "deep" / name)
+    assert fault.value.cure == "Remove or mend the link."
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_a_link_to_no_recording_is_named_and_one_to_no_note_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "motion.csv").symlink_to("nowhere.csv")
+    assert images.find(tmp_path) == []
+    with pytest.raises(UnreadableFile, match=r"motion\.csv: a symbolic link that leads nowhere"):
+        images.find_signals(tmp_path)
+
+
+def test_a_folder_that_is_called_like_an_image_is_a_folder(tmp_path: Path) -> None:
+    inner = put(tmp_path / "a.nii.gz" / "b.nii.gz", np.zeros(GRID.shape, np.uint8))
+    assert images.find(tmp_path) == [str(inner)]
+    inner.unlink()
+    with pytest.warns(IsocenterWarning, match=r"a\.nii\.gz: is a folder, though it is called like an image"):
+        assert images.find(tmp_path) == []
+
+
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="nothing is closed to root")
 def test_what_is_closed_to_us_is_named(tmp_path: Path) -> None:
     closed = put(tmp_path / "a.nii.gz", np.zeros(GRID.shape, np.uint8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from isocenter import tasks
-from isocenter.errors import BadDataset
+from isocenter.errors import BadDataset, UnreadableFile
 from isocenter.images.formats.outlines import Outline, read_geojson, write_geojson
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
@@ -67,6 +68,14 @@ def test_a_bag_is_read_as_one_channel_and_called_by_its_name(tmp_path: Path) -> 
     assert [TASK.called(name) for name in (f"{path}::x", "b/a.npy", "c/s.ome.tif")] == ["x", "a", "s"]
     with pytest.raises(BadDataset, match="one file"):
         TASK.read(["a.npy", "b.npy"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_a_link_to_no_bag_is_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((4, 3), dtype=np.float32))
+    (tmp_path / "b.npy").symlink_to("nowhere.npy")
+    with pytest.raises(UnreadableFile, match=r"b\.npy: a symbolic link that leads nowhere"):
+        TASK.sources(str(tmp_path))
 
 
 def test_answers_are_saved_for_tables_and_for_qupath_and_read_again(tmp_path: Path) -> None:

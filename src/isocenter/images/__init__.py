@@ -20,7 +20,15 @@ if TYPE_CHECKING:
         read_labels,
         segments,
     )
-    from isocenter.images.sources import SUFFIXES, find, find_signals, holds_several, is_source, stem
+    from isocenter.images.sources import (
+        SUFFIXES,
+        find,
+        find_signals,
+        holds_several,
+        is_source,
+        reachable,
+        stem,
+    )
     from isocenter.images.writing import write
 
 __all__ = [
@@ -33,6 +41,7 @@ __all__ = [
     "is_segmentation",
     "is_source",
     "modality",
+    "reachable",
     "read",
     "read_channels",
     "read_geometry",
@@ -57,6 +66,7 @@ _HOME = {
     "find_signals": "sources",
     "holds_several": "sources",
     "is_source": "sources",
+    "reachable": "sources",
     "stem": "sources",
     "write": "writing",
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from isocenter.errors import UnreadableFile
+from isocenter.errors import IsocenterError, IsocenterWarning, UnreadableFile
 
 # Longest first, so that `.nii.gz` is taken before `.gz` could be.
 FORMATS = {
@@ -123,10 +125,11 @@ def find(folder: str | Path) -> list[str]:
     A folder that holds one series gives its own path, one that holds several gives `folder::UID` for each,
     or the file where a series has one file only. A DICOM Segmentation is a source by itself, unless it lies
     among the images of a series.
-    Links to folders are followed once; hidden files are left out.
+    Links to folders are followed once; hidden files are left out. A folder is a folder whatever it is called;
+    one that is called like an image and holds none is warned of.
 
     Raises:
-        UnreadableFile: The folder is absent, or a folder below it is closed to us.
+        UnreadableFile: The folder is absent, a folder below it is closed to us, or a link leads nowhere.
     """
     archived = _archived(folder)
     if archived is not None:
@@ -137,11 +140,14 @@ def find(folder: str | Path) -> list[str]:
     if not root.is_dir():
         raise UnreadableFile("there is no such folder.", where=folder)
     found: list[str] = []
+    doubtful: list[Path] = []
     for place in _folders(root):
-        files = [file for file in _listing(place) if file.is_file() and not file.name.startswith(".")]
+        files = _files(place, SUFFIXES)
         dicom = [file for file in files if _is_dicom(file)]
         found += [str(file) for file in _single_files(files)]
         found += _series(place, dicom)
+        doubtful += [place] if suffix(place) and place != root else []
+    _tell_empty(doubtful, found)
     return sorted(found, key=_natural)
 
 
@@ -149,14 +155,38 @@ def find_signals(folder: str | Path) -> list[str]:
     """All tables of signals below a folder, sorted; hidden files are left out.
 
     Raises:
-        UnreadableFile: The folder is absent, or a folder below it is closed to us.
+        UnreadableFile: The folder is absent, a folder below it is closed to us, or a link leads nowhere.
     """
     root = Path(folder)
     if not root.is_dir():
         raise UnreadableFile("there is no such folder.", where=folder)
-    files = [file for place in _folders(root) for file in _listing(place)]
-    found = [str(file) for file in files if not file.name.startswith(".") and _signals_inside(file)]
-    return sorted(found, key=_natural)
+    files = [file for place in _folders(root) for file in _files(place, SIGNALS)]
+    return sorted((str(file) for file in files if _signals_inside(file)), key=_natural)
+
+
+def reachable(path: Path, fault: type[IsocenterError] = UnreadableFile) -> None:
+    """Refuse a file or folder that cannot be reached, in the words of `fault`: a link that leads nowhere or
+    in a circle, one behind a closed folder."""
+    try:
+        path.stat()
+    except OSError as error:
+        what, cure = cause_of(error, path)
+        raise fault(what, where=path, cure=cure) from error
+
+
+def cause_of(error: OSError, path: Path) -> tuple[str, str]:
+    """What an operating-system error about a file or folder amounts to, and the cure."""
+    if error.errno == errno.ENOENT and path.is_symlink():
+        return "a symbolic link that leads nowhere.", "Remove or mend the link."
+    causes = {
+        errno.EACCES: ("no permission to read it.", "Change its permissions, or run as its owner."),
+        errno.EPERM: ("no permission to read it.", "Change its permissions, or run as its owner."),
+        errno.ELOOP: ("a symbolic link that leads in a circle.", "Remove or mend the link."),
+        errno.ENOENT: ("does not exist.", "Check the path."),
+        errno.ENOTDIR: ("is not a folder.", "Check the path."),
+        errno.ENAMETOOLONG: ("the path is too long.", "Shorten it."),
+    }
+    return causes.get(error.errno or 0, (str(error.strerror or error), "Check the disk and the path."))
 
 
 def _signals_inside(file: Path) -> bool:
@@ -209,6 +239,34 @@ def _folders(root: Path) -> Iterable[Path]:
         waiting += [below for below in _listing(place) if below.is_dir() and not below.name.startswith(".")]
 
 
+def _files(folder: Path, wanted: Sequence[str]) -> list[Path]:
+    """The visible files of a folder itself.
+
+    Raises:
+        UnreadableFile: A link that may be an image, or bears one of the wanted suffixes, leads nowhere.
+    """
+    files = []
+    for entry in _listing(folder):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_file():
+            files.append(entry)
+        elif _bare(entry) or entry.name.lower().endswith(tuple(wanted)):
+            reachable(entry)
+    return files
+
+
+def _tell_empty(folders: Iterable[Path], found: Iterable[str]) -> None:
+    """Warn of folders that are called like images, and hold none."""
+    for folder in folders:
+        if not any(_file(source).is_relative_to(folder) for source in found):
+            warnings.warn(
+                f"{folder}: is a folder, though it is called like an image, and holds none.",
+                IsocenterWarning,
+                stacklevel=3,
+            )
+
+
 def _listing(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
@@ -222,9 +280,12 @@ def _is_dicom(path: Path) -> bool:
     known = suffix(path)
     if known:
         return FORMATS[known] == "dicom"
-    # DICOM files are often called by a UID or a number, without any suffix.
-    plain = path.suffix == "" or path.suffix[1:].isdigit()
-    return plain and not path.name.startswith(".") and _dicom_inside(path)
+    return _bare(path) and not path.name.startswith(".") and _dicom_inside(path)
+
+
+def _bare(path: Path) -> bool:
+    """Whether the name has no suffix: DICOM files are often called by a UID or a number."""
+    return path.suffix == "" or path.suffix[1:].isdigit()
 
 
 def _dicom_inside(path: Path) -> bool:

@@ -73,11 +73,18 @@ class MultipleInstance(Classification):
         return slide.overview(sources[0])
 
     def sources(self, path: str) -> list[str]:
-        """The bags of a file, or all bags and slides below a folder."""
+        """The bags of a file, or all bags and slides below a folder.
+
+        Raises:
+            UnreadableFile: A link leads nowhere.
+        """
         place = Path(path)
         if place.is_dir():
-            found = sorted(file for file in place.rglob("*") if file.is_file() and file.name[0] != ".")
-            return [one for file in found if _is_input(file) for one in self.sources(str(file))]
+            found = sorted(file for file in place.rglob("*") if file.name[0] != "." and not file.is_dir())
+            inputs = [file for file in found if _is_input(file)]
+            for file in inputs:
+                images.reachable(file)
+            return [one for file in inputs for one in self.sources(str(file))]
         if "::" in path or not bags.is_bag(path):
             return [path]
         return bags.members(place)

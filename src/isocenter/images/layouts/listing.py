@@ -7,7 +7,6 @@ owner can have made them. A manifest is the user's own list and may also name ab
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import warnings
@@ -17,6 +16,7 @@ from typing import Any
 
 from isocenter import images
 from isocenter.errors import BadDataset, IsocenterWarning
+from isocenter.images.sources import cause_of
 
 
 def confined(root: Path, file: object, where: object, *, absolute: bool = False) -> str:
@@ -60,15 +60,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def unreadable(path: Path, error: OSError) -> BadDataset:
     """The fault that an operating-system error about a dataset's file or folder amounts to."""
-    causes = {
-        errno.EACCES: ("no permission to read it.", "Change its permissions, or run as its owner."),
-        errno.EPERM: ("no permission to read it.", "Change its permissions, or run as its owner."),
-        errno.ELOOP: ("a symbolic link that leads in a circle.", "Remove or mend the link."),
-        errno.ENOENT: ("does not exist.", "Check the path."),
-        errno.ENOTDIR: ("is not a folder.", "Check the path."),
-        errno.ENAMETOOLONG: ("the path is too long.", "Shorten it."),
-    }
-    what, cure = causes.get(error.errno or 0, (str(error.strerror or error), "Check the disk and the path."))
+    what, cure = cause_of(error, path)
     return BadDataset(what, where=path, cure=cure)
 
 
@@ -124,7 +116,7 @@ def _sources(root: Path, folder: str, series: bool) -> Iterator[tuple[str, str]]
             for source in inner:
                 yield entry.name, confined(root, source, path)
         elif entry.name.lower().endswith(tuple(images.SUFFIXES)):
-            _reachable(path)
+            images.reachable(path, BadDataset)
             yield images.stem(path), path.relative_to(root).as_posix()
 
 
@@ -133,13 +125,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError as error:
         raise unreadable(Path(entry.path), error) from error
-
-
-def _reachable(path: Path) -> None:
-    try:
-        path.stat()
-    except OSError as error:
-        raise unreadable(path, error) from error
 
 
 def names_of(files: list[str]) -> list[str]:
