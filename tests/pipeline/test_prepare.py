@@ -10,7 +10,7 @@ import pytest
 
 import isocenter
 from isocenter import methods
-from isocenter.errors import BadDataset, RunFailed
+from isocenter.errors import BadDataset, BadPlan, RunFailed
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
 from isocenter.methods.method import Method
@@ -62,6 +62,13 @@ def test_each_channel_has_its_own_scheme(planned: Planned) -> None:
     assert np.allclose(array[1], (values - values.mean()) / values.std(), atol=1e-6)
     assert np.allclose(array[2], values / 255)
     assert np.array_equal(array[3], values)
+
+
+@pytest.mark.parametrize("schemes", [0, 1, 3])
+def test_an_image_with_other_channels_than_the_plan_scales_is_refused(planned: Planned, schemes: int) -> None:
+    channels = [ChannelScheme(channel=str(number), scheme="none") for number in range(schemes)]
+    with pytest.raises(BadPlan, match=f"how to scale {schemes} channels, and the image has 2"):
+        prepare_image(_image(np.ones((2, 3, 3, 3))), _stage(planned[2].stages[0], *channels))
 
 
 def test_empty_borders_are_cut_off_before_the_statistics_and_come_back_after(planned: Planned) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from isocenter import files, tasks
-from isocenter.errors import RunFailed
+from isocenter.errors import BadPlan, RunFailed
 from isocenter.files import as_fault
 from isocenter.images.image import Image
 from isocenter.images.layouts import IMAGE, read_image
@@ -22,7 +22,7 @@ from isocenter.images.placement import Placement, network_shape, nonzero_box
 from isocenter.images.resample import resample
 from isocenter.methods.method import Arrays, Method
 from isocenter.parts.rules.normalisation import normalise
-from isocenter.records import Case, Dataset, Fingerprint, Normalisation, Plan, Stage
+from isocenter.records import Case, Dataset, Fingerprint, Plan, Stage
 
 VERSION = 2
 
@@ -55,16 +55,27 @@ def prepare_image(image: Image, stage: Stage) -> tuple[np.ndarray, Placement]:
 
     Returns:
         float32 (channel, *space) on the network's grid, and how to come back from there.
+
+    Raises:
+        BadPlan: The image has more or fewer channels than the stage has schemes for.
     """
     start, cropped = nonzero_box(image.array)
     target = image.spacing_mm if stage.geometry.own_grid else stage.geometry.spacing_mm
     shape = network_shape(cropped, image.spacing_mm, target)
     placement = Placement(image.geometry, start, cropped, shape)
     box = np.asarray(image.array[(slice(None), *placement.box)], dtype=np.float32)
-    return resample(_normalised(box, stage.normalisation), shape, _orders(stage)), placement
+    return resample(_normalised(box, stage), shape, _orders(stage)), placement
 
 
-def _normalised(box: np.ndarray, plan: Normalisation) -> np.ndarray:
+def _normalised(box: np.ndarray, stage: Stage) -> np.ndarray:
+    plan = stage.normalisation
+    if len(plan.channels) != len(box):
+        raise BadPlan(
+            f"normalisation.channels says how to scale {len(plan.channels)} channels, and the image has "
+            f"{len(box)}.",
+            where=f"stage '{stage.name}'",
+            cure="Bring the plan.json back that was made for these images, or plan again.",
+        )
     out = np.empty_like(box)
     for number, scheme in enumerate(plan.channels):
         out[number] = normalise(box[number], scheme, nonzero=plan.nonzero)
