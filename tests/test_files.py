@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from isocenter import files
-from isocenter.errors import IsocenterError, RunFailed
+from isocenter.errors import RunFailed
 
 
 def names(folder: Path) -> list[str]:
@@ -93,11 +93,23 @@ def test_a_read_only_output_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "another output folder" in fault.value.cure
 
 
-def test_an_output_below_a_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("below", ["plan.json", "deep/plan.json"])
+def test_an_output_below_a_file_is_an_error_that_names_it(tmp_path: Path, below: str) -> None:
     (tmp_path / "run").write_text("a file, not a folder")
-    with pytest.raises(IsocenterError) as fault:
-        files.write_text(tmp_path / "run" / "plan.json", "{}")
-    assert str(tmp_path / "run" / "plan.json") in str(fault.value)
+    with pytest.raises(RunFailed, match="a file lies where a folder must be made") as fault:
+        files.write_text(tmp_path / "run" / below, "{}")
+    assert fault.value.where == str(tmp_path / "run" / below)
+    assert "another output folder" in fault.value.cure
+
+
+def test_a_folder_that_is_a_file_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file, not a folder")
+    for place in (tmp_path / "run", tmp_path / "run" / "answers"):
+        with pytest.raises(RunFailed, match="not a folder") as fault:
+            files.refuse_what_is_no_folder(place)
+        assert fault.value.where == str(tmp_path / "run")
+    files.refuse_what_is_no_folder(tmp_path / "new" / "answers")
+    assert names(tmp_path) == ["run"]
 
 
 def test_nan_never_reaches_a_json_file(tmp_path: Path) -> None:

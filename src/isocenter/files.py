@@ -13,6 +13,8 @@ from pathlib import Path
 
 from isocenter.errors import IsocenterError, RunFailed
 
+ELSEWHERE = "Choose another output folder."
+
 
 @contextlib.contextmanager
 def written_whole(path: Path, suffix: str = "") -> Iterator[Path]:
@@ -53,10 +55,21 @@ def as_fault(path: Path) -> Iterator[None]:
                 "the disk is full.", where=path, cure="Free some space; what was whole before is kept."
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise RunFailed(
-                "no permission to write here.", where=path, cure="Choose another output folder."
-            ) from error
+            raise RunFailed("no permission to write here.", where=path, cure=ELSEWHERE) from error
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            raise RunFailed("a file lies where a folder must be made.", where=path, cure=ELSEWHERE) from error
         raise IsocenterError(str(error.strerror or error), where=path) from error
+
+
+def refuse_what_is_no_folder(path: Path) -> None:
+    """Say before any work that nothing can be written into this folder.
+
+    Raises:
+        RunFailed: It is a file, or lies below one.
+    """
+    for place in (path, *path.parents):
+        if os.path.lexists(place) and not place.is_dir():
+            raise RunFailed("is not a folder, and one is needed here.", where=place, cure=ELSEWHERE)
 
 
 def write_text(path: Path, text: str) -> None:

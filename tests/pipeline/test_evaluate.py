@@ -14,7 +14,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from isocenter import images
-from isocenter.errors import BadDataset, IsocenterWarning, UnreadableFile
+from isocenter.errors import BadDataset, IsocenterWarning, RunFailed, UnreadableFile
 from isocenter.images.geometry import Geometry
 from isocenter.images.layouts import open_dataset
 from isocenter.pipeline.evaluate import evaluate, score_cases, write_scores
@@ -182,7 +182,7 @@ def test_answers_on_other_grids_are_all_named_and_nothing_is_written(tmp_path: P
     answers, truths = folders(tmp_path, ["a.nii.gz"], ["a.nii.gz", "b.nii.gz", "c.nii.gz"])
     write(answers / "b.nii.gz", grid=Geometry.plain((4, 6, 5)))
     write(answers / "c.nii.gz", grid=Geometry.plain((4, 6, 6), (1, 1, 2)))
-    with pytest.raises(BadDataset, match=r"2 answers cannot be judged: b \(.*shapes differ.*c \("):
+    with pytest.raises(BadDataset, match=r"2 answers cannot be judged\. b: .*shapes differ.* c: "):
         evaluate(answers, truths, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -191,8 +191,25 @@ def test_a_broken_answer_is_named(tmp_path: Path) -> None:
     answers, truths = folders(tmp_path, ["a.nii.gz"], ["a.nii.gz"])
     whole = (answers / "a.nii.gz").read_bytes()
     (answers / "a.nii.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(BadDataset, match=r"1 answer cannot be judged: a \("):
+    told = r"1 answer cannot be judged\. a: .*cut short.*Copy or export it again\.$"
+    with pytest.raises(BadDataset, match=told):
         evaluate(answers, truths, labels=[Label(name="a", values=(1,))])
+
+
+def test_of_many_broken_answers_the_first_are_named(tmp_path: Path) -> None:
+    names = [f"{letter}.nii.gz" for letter in "abcdefghij"]
+    answers, truths = folders(tmp_path, [], names)
+    for name in names:
+        write(answers / name, grid=Geometry.plain((4, 6, 5)))
+    with pytest.raises(BadDataset, match=r"10 answers cannot be judged\. a: .* h: .*\. And 2 more\.$"):
+        evaluate(answers, truths)
+
+
+def test_scores_that_have_no_folder_to_lie_in_are_not_begun(tmp_path: Path) -> None:
+    answers, truths = folders(tmp_path, ["a.nii.gz"], ["b.nii.gz"])
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(RunFailed, match="not a folder"):
+        evaluate(answers, truths, tmp_path / "out")
 
 
 def test_a_broken_truth_is_an_error_of_its_own(tmp_path: Path) -> None:

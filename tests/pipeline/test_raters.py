@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from isocenter import images
-from isocenter.errors import BadDataset, BadPlan
+from isocenter.errors import BadDataset, BadPlan, RunFailed
 from isocenter.pipeline import raters as stage
 from isocenter.records import Raters
 
@@ -79,6 +79,12 @@ def test_a_missing_drawing_and_other_grids_are_refused(drawn: Path) -> None:
     (drawn / "raters" / "ann" / "c.nii.gz").unlink()
     draw(drawn / "raters" / "cho" / "a.nii.gz", CUBE, shape=(12, 10, 9))
     with pytest.raises(BadDataset, match="different grids"):
+        stage.judge(drawn / "answers", drawn / "raters", drawn / "out")
+
+
+def test_a_consensus_that_has_no_folder_to_lie_in_is_not_begun(drawn: Path) -> None:
+    (drawn / "out").write_text("a file")
+    with pytest.raises(RunFailed, match="not a folder"):
         stage.judge(drawn / "answers", drawn / "raters", drawn / "out")
 
 

@@ -14,7 +14,13 @@ from isocenter import methods, tasks
 from isocenter.errors import BadDataset, BadModel, BadPlan, IsocenterError
 from isocenter.images.layouts import read_inputs
 from isocenter.parts.rules.topology import multiply_accumulates
-from isocenter.pipeline.evaluate import named_answers, named_questions, names_of, score_found
+from isocenter.pipeline.evaluate import (
+    named_answers,
+    named_questions,
+    names_of,
+    refuse_broken,
+    score_found,
+)
 from isocenter.pipeline.run import Run
 from isocenter.records import Case, CaseScore, Contestant, Dataset, Plan, Scores
 from isocenter.tasks.task import Task
@@ -241,9 +247,7 @@ def judged(
     silent = _silence_answers(source, tasks.load(dataset.task))
     rows = score_found(dataset, asked, found, None, workers, silent=silent)
     absent = [row.case for row in rows if row.failure == NO_ANSWER]
-    broken = [f"{row.case} ({row.failure})" for row in rows if row.failure not in (None, NO_ANSWER)]
-    if broken:
-        raise BadDataset(f"answers that cannot be judged: {listed(broken)}", where=source)
+    refuse_broken(rows, source)
     if absent and missing == "refuse":
         raise BadDataset(
             f"{len(absent)} of {len(rows)} cases have no answer: {listed(absent)}",

@@ -79,8 +79,11 @@ def evaluate(
 
     Raises:
         BadDataset: Partners are missing, names are ambiguous, grids differ, or there is nothing to judge.
+        RunFailed: `out` is a file.
         UnreadableFile: A truth cannot be read.
     """
+    if out is not None:
+        files.refuse_what_is_no_folder(Path(out))
     dataset = _asked(_dataset(Path(truths), task, labels), [Path(answers)])
     judge = tasks.load(dataset.task)
     if judge.paired:
@@ -91,9 +94,7 @@ def evaluate(
     dataset = _labelled(dataset, [found], workers)
     silent = judge.unnamed_is_empty and Path(answers).is_file()
     scored = score_found(dataset, dataset.cases, found, None, workers, silent=silent)
-    broken = [f"{case.case} ({case.failure})" for case in scored if case.failure not in (None, _NO_ANSWER)]
-    if broken:
-        raise BadDataset(f"{_count(broken, 'answer')} cannot be judged: {_listed(broken)}", where=answers)
+    refuse_broken(scored, Path(answers))
     return write_scores(None if out is None else Path(out) / "scores.json", judge.name, scored)
 
 
@@ -154,6 +155,19 @@ def score_cases(
     there = {_stem(path): path for path in judge.find(Path(answers))}
     found = {case.id: there.get(case.id) for case in wanted}
     return score_found(dataset, wanted, found, fold, workers)
+
+
+def refuse_broken(scored: Iterable[CaseScore], answers: Path) -> None:
+    """Say which answers could not be judged, why, and what to do about it.
+
+    Raises:
+        BadDataset: There is one.
+    """
+    broken = [f"{case.case}: {case.failure}" for case in scored if case.failure not in (None, _NO_ANSWER)]
+    if broken:
+        more = [f"And {len(broken) - _LISTED} more."] if len(broken) > _LISTED else []
+        told = " ".join(broken[:_LISTED] + more)
+        raise BadDataset(f"{_count(broken, 'answer')} cannot be judged. {told}", where=answers)
 
 
 def write_scores(path: Path | None, task: str, cases: Sequence[CaseScore]) -> Scores:
@@ -488,7 +502,7 @@ def _score(job: _Job) -> CaseScore:
         try:
             answer = judge.read_answer(job.answer, truth, job.dataset)
         except IsocenterError as error:
-            failure = error.what
+            failure = f"{error.what} {error.cure}".strip()
     return CaseScore(
         case=case.id,
         patient=case.patient,

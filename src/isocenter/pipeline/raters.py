@@ -69,7 +69,9 @@ def judge(
     Raises:
         BadDataset: There are fewer than two raters, a drawing is missing, or grids differ.
         BadPlan: There is no such rule.
+        RunFailed: `out` is a file.
     """
+    files.refuse_what_is_no_folder(Path(out))
     if rule not in get_args(Consensus):
         raise BadPlan(f"there is no consensus '{rule}'.", cure=suggestion(rule, get_args(Consensus)))
     drawings = _drawings(Path(raters))
