@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partialmethod
 
 import pytest
@@ -132,6 +133,30 @@ def test_a_sample_that_does_not_fit_alone_ends_with_a_cure(monkeypatch: pytest.M
     monkeypatch.setattr(method, "loss", loss)
     with pytest.warns(IsocenterWarning), pytest.raises(RunFailed, match="smaller patch"):
         compute.step(method, _batch(2), "network", 0.1)
+
+
+@pytest.mark.parametrize("allocate", [lambda: torch.empty(2**55), lambda: bytearray(2**62)])
+def test_memory_that_runs_out_on_the_cpu_is_told_from_other_faults(allocate: Callable[[], object]) -> None:
+    with pytest.raises((RuntimeError, MemoryError)) as fault:
+        allocate()
+    assert computing.out_of_memory(fault.value)
+    assert computing.out_of_memory(torch.OutOfMemoryError())
+    with pytest.raises(RuntimeError) as other:
+        torch.zeros(2) @ torch.zeros(3)
+    assert not computing.out_of_memory(other.value)
+
+
+def test_a_method_retreats_to_the_cpu_once_even_within_an_inference() -> None:
+    compute, method = _ready()
+    assert not computing.retreat(compute, [method])
+    method.modules.to_empty(device="meta")
+    compute.device = torch.device("meta")
+    compute.place = lambda method: method.modules.to_empty(device=compute.device)  # type: ignore[method-assign]
+    with torch.inference_mode():
+        assert computing.retreat(compute, [method])
+    assert compute.device.type == "cpu"
+    assert all(weights.device.type == "cpu" for weights in method.modules.parameters())
+    assert not any(weights.is_inference() for weights in method.modules.parameters())
 
 
 def test_a_loss_that_is_not_finite_leaves_the_weights_alone() -> None:

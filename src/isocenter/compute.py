@@ -481,3 +481,23 @@ def threads(number: int) -> Iterator[None]:
 def seed_step(seed: int, step: int) -> None:
     """Seed torch for one step (dropout, noise): a resumed run draws what the first would have drawn."""
     torch.manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; torch has a class for that, but not on every device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    known = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in known)
+
+
+def retreat(compute: Compute, several: Sequence[Method]) -> bool:
+    """Go on with methods on the CPU, where a device's memory does not suffice; False if they are there."""
+    if compute.device.type == "cpu":
+        return False
+    compute.device = torch.device("cpu")
+    compute.training = compute.training.changed(precision=_precision("cpu"))
+    with torch.inference_mode(False):  # weights made within an inference could not be used after it
+        for method in several:
+            compute.place(method)
+    return True

@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 
 import isocenter
 from isocenter import images, tasks
-from isocenter.errors import BadDataset, BadModel, BadPlan
+from isocenter.compute import Compute
+from isocenter.errors import BadDataset, BadModel, BadPlan, IsocenterWarning, RunFailed
+from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs
 from isocenter.pipeline import predict as stage
 from isocenter.records import Plan
 
@@ -129,6 +131,13 @@ def test_a_flat_image_for_a_volume_model_is_refused(trained: Path, tmp_path: Pat
         isocenter.predict(trained, [tmp_path / "flat.png"], tmp_path / "out", device="cpu")
 
 
+def test_a_volume_for_a_flat_model_is_refused(blobs: Path, told_apart: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadDataset, match="the image has 3 axes, the model was trained on 2") as fault:
+        isocenter.predict(told_apart, [_image(blobs)], tmp_path, device="cpu")
+    assert fault.value.where == str(_image(blobs))
+    assert "2 axes" in fault.value.cure
+
+
 def test_channels_are_counted(blobs: Path, trained: Path) -> None:
     model = isocenter.load(trained, device="cpu")
     with pytest.raises(BadDataset, match="2 channels, the model was trained on 1"):
@@ -213,6 +222,28 @@ def test_weights_that_are_not_finite_are_refused(trained: Path, tmp_path: Path) 
         isocenter.load(model, device="cpu")
 
 
+def test_an_answer_that_is_no_number_is_refused(blobs: Path, trained: Path, tmp_path: Path) -> None:
+    model = _copy_of(trained, tmp_path / "model")
+    weights = model / "fold_0" / "weights.safetensors"
+    save_file({name: value * 1e30 for name, value in load_file(weights).items()}, weights)
+    with pytest.raises(BadModel, match=r"answer to .*image_0\.nii\.gz is not a finite number") as fault:
+        isocenter.predict(model, [_image(blobs)], tmp_path / "out", device="cpu")
+    assert fault.value.where == str(model)
+    assert "Copy the model again" in fault.value.cure
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_that_does_not_scale_all_channels_is_refused(
+    blobs: Path, trained: Path, tmp_path: Path
+) -> None:
+    model = isocenter.load(trained, device="cpu")
+    for method in model.members[0].methods:
+        scaled = method.stage.normalisation.changed(channels=())
+        method.stage = method.stage.changed(normalisation=scaled)
+    with pytest.raises(BadPlan, match="scale 0 channels"):
+        model.predict(_image(blobs))
+
+
 def test_weights_of_a_newer_version_are_refused(trained: Path, tmp_path: Path) -> None:
     model = _copy_of(trained, tmp_path / "model")
     weights = model / "fold_0" / "weights.safetensors"
@@ -229,3 +260,122 @@ def test_a_plan_with_a_misspelt_key_names_the_right_one(trained: Path, tmp_path:
     (model / "plan.json").write_text(json.dumps(content))
     with pytest.raises(BadPlan, match="Did you mean 'batch'"):
         isocenter.load(model, device="cpu")
+
+
+# ------------------------------------------------------------------------------------ what does not suffice
+
+
+def _hungry(model: stage.Model, asks: Callable[[torch.Tensor], bool]) -> list[int]:
+    """Let the networks ask for more memory than there is, as often as `asks` says; gives the batches seen."""
+    seen: list[int] = []
+
+    def ask(network: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        seen.append(len(given[0]))
+        if asks(given[0]):
+            torch.empty(2**55)
+
+    for method in model.members[0].methods:
+        method.modules["network"].register_forward_pre_hook(ask)
+    return seen
+
+
+def _in_tiles(run: Path, batch: int = 4) -> stage.Model:
+    """The model of one fold that answers in tiles of 8 × 12 × 12, in single precision."""
+    model = stage.Model(stage.Run(run), folds=[0], device="cpu")
+    (member,) = model.members
+    member.stage = member.stage.changed(
+        geometry=member.stage.geometry.changed(patch=(8, 12, 12)),
+        prediction=member.stage.prediction.changed(batch=batch),
+    )
+    member.compute.training = member.compute.training.changed(precision="float32")
+    return model
+
+
+def test_memory_that_runs_out_is_spared_by_fewer_tiles_at_once(
+    blobs: Path, trained: Path, tmp_path: Path
+) -> None:
+    image = images.read(_image(blobs))
+    model = _in_tiles(trained)
+    expected = model.outputs([image], tmp_path)[0]["scores"]
+    seen = _hungry(model, lambda tiles: len(tiles) > 1)
+    with pytest.warns(IsocenterWarning, match="answered in 4 pieces") as told:
+        found = model.outputs([image], tmp_path)[0]["scores"]
+    assert np.allclose(found, expected, atol=1e-5)
+    assert (seen[:3], set(seen[3:])) == ([4, 2, 1], {1})
+    assert len(told) == 1
+    model.outputs([image], tmp_path)  # nothing is told again
+
+
+@pytest.fixture
+def small_device(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """A device beside the CPU that has no memory for any batch."""
+    move = Compute.move
+
+    def moved(self: Compute, batch: Batch) -> Batch:
+        if self.device.type != "cpu":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        return move(self, batch)
+
+    monkeypatch.setattr(Compute, "move", moved)
+    return torch.device("cuda")
+
+
+def test_a_device_that_is_too_small_is_left_for_the_cpu(
+    blobs: Path, trained: Path, small_device: torch.device
+) -> None:
+    image = images.read(_image(blobs))
+    model = _in_tiles(trained, batch=1)
+    expected = model.predict(image).answer
+    model.members[0].compute.device = small_device
+    with pytest.warns(IsocenterWarning, match="answers on the CPU from now on"):
+        found = model.predict(image).answer
+    assert (found == expected).mean() > 0.99  # the CPU's own precision may be another
+    assert model.members[0].compute.device.type == "cpu"
+
+
+class Doubling(Method):
+    """A method that sees images whole, and answers with all of their values twice as large."""
+
+    tiled = False
+
+    def __init__(self) -> None:
+        self.modules = torch.nn.ModuleDict()
+
+    def forward(self, inputs: Batch) -> Outputs:
+        return {"twice": 2 * inputs["image"]}
+
+    def respond(self, arrays: Arrays, network: Network) -> Arrays:
+        return {"twice": network({"image": torch.from_numpy(arrays["image"])})["twice"].numpy()}
+
+
+def test_an_image_that_is_answered_whole_is_left_to_the_cpu_too(
+    trained: Path, tmp_path: Path, small_device: torch.device
+) -> None:
+    planned = stage.Run(trained).plan.stages[0]
+    compute = Compute(small_device, planned.training.changed(precision="float32"))
+    member = stage.Member(planned, (Doubling(),), compute)
+    with pytest.warns(IsocenterWarning, match="answers on the CPU from now on"):
+        found = member.outputs({"image": np.ones((1, 3), np.float32)}, tmp_path)
+    assert found["twice"].tolist() == [[2, 2, 2]]
+
+
+def test_a_tile_that_does_not_fit_alone_ends_with_a_cure(blobs: Path, trained: Path) -> None:
+    model = _in_tiles(trained)
+    _hungry(model, lambda tiles: True)
+    with pytest.raises(RunFailed, match="memory ran out") as fault:
+        model.predict(_image(blobs))
+    assert fault.value.where == str(_image(blobs))
+    assert "smaller patch" in fault.value.cure
+
+
+def test_what_overflows_in_few_bits_is_computed_in_more(blobs: Path, trained: Path, tmp_path: Path) -> None:
+    image = images.read(_image(blobs))
+    model = _in_tiles(trained)
+    (method,) = model.members[0].methods
+    method.modules["network"].register_forward_pre_hook(lambda network, given: (given[0] * 1e6,))
+    expected = model.outputs([image], tmp_path)[0]["scores"].copy()
+    training = model.members[0].compute.training
+    model.members[0].compute.training = training.changed(precision="float16")
+    with pytest.warns(IsocenterWarning, match="overflows in float16"):
+        found = model.outputs([image], tmp_path)[0]["scores"]
+    assert np.array_equal(found, expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import tempfile
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,13 +20,13 @@ from torch import Tensor
 from isocenter import compute as computing
 from isocenter import images, methods, tasks
 from isocenter.compute import Compute
-from isocenter.errors import BadDataset, BadModel, BadPlan, IsocenterWarning
+from isocenter.errors import BadDataset, BadModel, BadPlan, IsocenterWarning, RunFailed
 from isocenter.images.image import Image
 from isocenter.images.layouts import IMAGE
 from isocenter.images.placement import Placement
 from isocenter.images.resample import resample
 from isocenter.images.views import present_in
-from isocenter.methods.method import Arrays, Batch, Method, Network
+from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs
 from isocenter.parts.stitching.tiles import stitch
 from isocenter.pipeline import checkpoint, tuning
 from isocenter.pipeline.prepare import prepare_inputs
@@ -38,6 +39,7 @@ IN_MEMORY_BYTES = 2 * 2**30
 UNMIRRORED = "The model has not learnt from mirrored images; averaging over mirrors does it harm."
 Files = str | Path | Sequence[str | Path] | Image
 Source = Files | Mapping[str, Files]
+Result = TypeVar("Result")
 
 CHANNEL_NUMBER = re.compile(r"^(?P<name>.+)_(?P<channel>\d{4})$")
 
@@ -82,7 +84,9 @@ class Member:
         """What the networks say of a prepared case, by name; maps too large for memory lie on disk."""
         first = self.methods[0]
         if not first.tiled:
-            return first.merge([each.respond(arrays, self._network(each)) for each in self.methods])
+            return self._patiently(
+                lambda: first.merge([each.respond(arrays, self._network(each)) for each in self.methods])
+            )
         sizes = first.outputs
         shape = (sum(sizes.values()), *arrays[IMAGE].shape[1:])
         out = None
@@ -96,28 +100,65 @@ class Member:
         """The method's own maps (*space) of a prepared image, by name; of the first fold's network."""
         names: list[str] = []
 
-        def look(batch: Batch) -> Tensor:
+        def look(batch: Batch) -> Outputs:
             found = self.methods[0].maps(batch)
             names[:] = found
-            return torch.cat(list(found.values()), dim=1) if found else batch[IMAGE][:, :1]
+            return {"all": torch.cat(list(found.values()), dim=1) if found else batch[IMAGE][:, :1]}
 
         stitched = self._stitched(arrays, look)
         return dict(zip(names, stitched, strict=True)) if names else {}
 
     def _network(self, method: Method) -> Network:
         """The method's `forward` for its `respond`: on its device, in its precision, without gradients."""
+        return lambda batch: self._asked(method.forward, batch)
 
-        def network(batch: Batch) -> dict[str, Tensor]:
-            with torch.inference_mode(), self.compute.autocast():
-                given = method.forward(self.compute.move(batch))
-            return {name: value.float().cpu() for name, value in given.items()}
+    def _asked(self, network: Network, batch: Batch) -> Outputs:
+        """What a network says of a batch, float32 on the CPU; where it overflows in the usual precision, it
+        computes in single precision from then on.
 
-        return network
+        Raises:
+            _NotFinite: It overflows in single precision, too.
+        """
+        with torch.inference_mode(), self.compute.autocast():
+            given = {name: value.float() for name, value in network(self.compute.move(batch)).items()}
+        if all(bool(value.isfinite().all()) for value in given.values()):
+            return {name: value.cpu() for name, value in given.items()}
+        precision = self.compute.training.precision
+        if precision == "float32":
+            raise _NotFinite
+        self.compute.training = self.compute.training.changed(precision="float32")
+        numbers = self._asked(network, batch)
+        _warn(f"The network overflows in {precision}: it answers in float32 from now on.")
+        return numbers
+
+    def _patiently(self, work: Callable[[], Result], tiles: int = 1) -> Result:
+        """Do some work of the networks; where memory runs out, anew with less, and say so once."""
+        told = ""
+        while True:
+            try:
+                done = work()
+            except (RuntimeError, MemoryError) as error:
+                if not computing.out_of_memory(error) or not (told := self._spared(tiles)):
+                    raise
+            else:
+                if told:
+                    _warn(told)
+                return done
+
+    def _spared(self, tiles: int) -> str:
+        """Take half as many tiles at once from now on, in the end on the CPU; says so, or nothing if all of
+        that is done already."""
+        if self.compute.pieces < tiles:
+            self.compute.pieces *= 2
+            return f"Memory ran out: each batch of tiles is now answered in {self.compute.pieces} pieces."
+        if computing.retreat(self.compute, self.methods):
+            return "Memory ran out: the network answers on the CPU from now on."
+        return ""
 
     def _stitched(
         self,
         arrays: Arrays,
-        network: Callable[[Batch], Tensor],
+        network: Network,
         *,
         mirror: Sequence[int] = (),
         out: np.ndarray | None = None,
@@ -147,20 +188,29 @@ class Member:
             )
         return stitched.numpy()
 
-    def _forward(self, tiles: Mapping[str, Tensor], network: Callable[[Batch], Tensor]) -> Tensor:
+    def _forward(self, tiles: Mapping[str, Tensor], network: Network) -> Tensor:
         across = self.stage.geometry.slice_axis
         flat = {name: tile if across is None else tile.squeeze(across + 2) for name, tile in tiles.items()}
-        with self.compute.autocast():
-            given = network(self.compute.move(flat)).float().cpu()
+        given = self._patiently(lambda: self._in_pieces(flat, network), len(tiles[IMAGE]))
         return given if across is None else given.unsqueeze(across + 2)
 
-    def _averaged(self, batch: Batch) -> Tensor:
+    def _in_pieces(self, tiles: Mapping[str, Tensor], network: Network) -> Tensor:
+        """The outputs (tile, output, *space) of a batch, as many tiles at once as memory bears."""
+        pieces = zip(*(tile.chunk(self.compute.pieces) for tile in tiles.values()), strict=True)
+        given = [self._asked(network, dict(zip(tiles, piece, strict=True)))["all"] for piece in pieces]
+        return given[0] if len(given) == 1 else torch.cat(given)
+
+    def _averaged(self, batch: Batch) -> Outputs:
         """The mean over the folds' networks, one output behind the other."""
         given = [
             torch.cat([part.float() for part in method.forward(batch).values()], dim=1)
             for method in self.methods
         ]
-        return torch.stack(given).mean(dim=0)
+        return {"all": torch.stack(given).mean(dim=0)}
+
+
+class _NotFinite(ArithmeticError):
+    """A network gave something that is no finite number."""
 
 
 class Model:
@@ -246,9 +296,11 @@ class Model:
 
         Raises:
             BadDataset: The image has another number of channels or axes than the model was trained on.
+            BadModel: What the network says is no finite number.
+            RunFailed: Memory does not suffice, however few tiles are answered at once.
         """
-        inputs = self._read(source)
-        with tempfile.TemporaryDirectory(prefix="isocenter-") as folder:
+        inputs = self._inputs(source)
+        with self._in_words(inputs), tempfile.TemporaryDirectory(prefix="isocenter-") as folder:
             outputs, placement = self.outputs(inputs, Path(folder), mirror=mirror, given=given, shown=shown)
             first = self.members[0].methods[0]
             answer = first.polish(first.decode(outputs, placement), self.choice)
@@ -257,14 +309,38 @@ class Model:
             if probabilities or uncertainty:
                 spread = _probabilities(first, outputs, placement)
             del outputs
+            own = self._maps(inputs) if maps else {}
         return Answer(
             answer,
             inputs[0],
             self.task,
             probabilities=spread if probabilities else None,
             uncertainty=None if spread is None or not uncertainty else _entropy(spread, self._exclusive),
-            maps=self._maps(inputs) if maps else {},
+            maps=own,
         )
+
+    @contextlib.contextmanager
+    def _in_words(self, inputs: Sequence[Image]) -> Iterator[None]:
+        """Say for which image memory runs out, or a network gives no numbers."""
+        name = inputs[0].source or "an image"
+        try:
+            yield
+        except _NotFinite as error:
+            raise BadModel(
+                f"the network's answer to {name} is not a finite number.",
+                where=self.run.folder,
+                cure="Copy the model again from where it came from, or train it again with a lower "
+                "training.learning_rate.",
+            ) from error
+        except (RuntimeError, MemoryError) as error:
+            if not computing.out_of_memory(error):
+                raise
+            raise RunFailed(
+                "memory ran out while this image was answered.",
+                where=name,
+                cure="Free memory, answer on a machine with more, or train with a smaller patch "
+                "(--set geometry.patch=[...]).",
+            ) from error
 
     @property
     def _exclusive(self) -> bool:
@@ -304,7 +380,8 @@ class Model:
             given: As for `predict`.
             shown: As for `predict`.
         """
-        answered = [self._of(member, inputs, mirror, folder, given or {}, shown) for member in self.members]
+        with self._in_words(inputs):
+            answered = [self._of(each, inputs, mirror, folder, given or {}, shown) for each in self.members]
         if len(answered) == 1:
             return answered[0]
         return self.members[0].methods[0].combine(answered), answered[0][1]
@@ -337,7 +414,7 @@ class Model:
             arrays |= member.methods[0].earlier(answer, placement)
         return arrays, placement
 
-    def _read(self, source: Source) -> list[Image]:
+    def _inputs(self, source: Source) -> list[Image]:
         roles = self.task.inputs
         if not isinstance(source, Mapping):
             source = {roles[0]: source}
@@ -347,21 +424,17 @@ class Model:
                 f"an answer needs {len(roles)} images ({', '.join(roles)}); {', '.join(absent)} is missing.",
                 cure="Give it with --fixed." if "fixed" in absent else "",
             )
-        return [self._read_one(source[role]) for role in roles]
+        return [self.read(source[role]) for role in roles]
 
-    def _read_one(self, source: Files) -> Image:
+    def read(self, source: Files) -> Image:
+        """One image, with the channels and axes that the model was trained on.
+
+        Raises:
+            BadDataset: It has others.
+        """
         if not isinstance(source, Image):
             sources = [source] if isinstance(source, str | Path) else list(source)
             source = self.task.read([str(each) for each in sources])
-        absent = [
-            c.name for c, there in zip(self.plan.channels, present_in(source), strict=False) if not there
-        ]
-        if absent and not self.members[0].methods[0].partial:
-            raise BadDataset(
-                f"it lacks {', '.join(absent)}, and {self.plan.method} needs all channels.",
-                where=source.source,
-                cure="Add the missing files.",
-            )
         if source.channels != len(self.plan.channels):
             names = ", ".join(channel.name for channel in self.plan.channels)
             raise BadDataset(
@@ -374,6 +447,15 @@ class Model:
             raise BadDataset(
                 f"the image has {source.dims} axes, the model was trained on {self.plan.dims}.",
                 where=source.source,
+                cure=f"Give images of {self.plan.dims} axes, or another model.",
+            )
+        there = zip(self.plan.channels, present_in(source), strict=True)
+        absent = [channel.name for channel, present in there if not present]
+        if absent and not self.members[0].methods[0].partial:
+            raise BadDataset(
+                f"it lacks {', '.join(absent)}, and {self.plan.method} needs all channels.",
+                where=source.source,
+                cure="Add the missing files.",
             )
         return source
 
@@ -440,7 +522,7 @@ def predict(
     ):
         for done, (sources, path) in enumerate(zip(wanted, paths, strict=True)):
             if overwrite or not path.exists():
-                image = model.task.read(sources)
+                image = model.read(sources)
                 _warn_if_unfamiliar(image, fingerprint)
                 answer = model.predict(
                     {**still, model.task.inputs[-1]: image},
@@ -464,7 +546,7 @@ def _explaining(
     from isocenter.pipeline import explain
 
     explainer = explain.Explainer(model, kinds)
-    explainer.test([model.task.read(sources) for sources in wanted[: explain.TESTED]])
+    explainer.test([model.read(sources) for sources in wanted[: explain.TESTED]])
     for sentence in explain.told(explainer):
         warnings.warn(sentence, IsocenterWarning, stacklevel=3)
     return lambda image, path, label: explain.write(explainer, image, path, label)
@@ -617,6 +699,10 @@ def _parted(tiles: Tensor, names: Sequence[str], counts: Sequence[int]) -> dict[
     """Tiles whose channels are those of several arrays, array by array."""
     ends = list(accumulate(counts, initial=0))
     return {name: tiles[:, low:high] for name, (low, high) in zip(names, pairwise(ends), strict=True)}
+
+
+def _warn(what: str) -> None:
+    warnings.warn(what, IsocenterWarning, stacklevel=3)
 
 
 def _advance(shown: Bar) -> Callable[[int, int], None]:
