@@ -453,7 +453,10 @@ def test_explanations_are_written_on_the_files_grid_with_the_test_that_they_pass
     isocenter.train(data, run, budget="2 epochs", device="cpu", workers=1, overrides=more)
     kinds = ("gradient", "integrated", "gradcam", "occlusion")
     picture = data / "1_0.png"
+    (answer,) = isocenter.predict(run, [picture], out, device="cpu", workers=1)
+    answer.write_text("mine")
     isocenter.predict(run, [picture], out, device="cpu", workers=1, explain=kinds, explained="bright")
+    assert answer.read_text() == "mine"  # what an answer lacks is added to it
     told = json.loads((out / "1_0_explanations.json").read_text())
     assert told["class"] == "bright"
     assert abs(told["maps"]["integrated"]["completeness_gap"]) < 0.5

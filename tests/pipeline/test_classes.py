@@ -11,9 +11,9 @@ from isocenter import images, tasks
 from isocenter.errors import BadDataset
 from isocenter.images.geometry import Geometry
 from isocenter.images.layouts import open_dataset
+from isocenter.pipeline.answers import expand
 from isocenter.pipeline.check import check
 from isocenter.pipeline.fingerprint import measure
-from isocenter.pipeline.predict import expand
 from isocenter.records import Dataset
 
 

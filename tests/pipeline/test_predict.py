@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import isocenter
-from isocenter import images, tasks
+from isocenter import images
 from isocenter.compute import Compute
 from isocenter.errors import BadDataset, BadModel, BadPlan, IsocenterWarning, RunFailed
 from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs
+from isocenter.methods.supervised import SupervisedMasks
 from isocenter.pipeline import predict as stage
 from isocenter.records import Plan
 
@@ -77,6 +78,50 @@ def test_existing_answers_are_left_alone_unless_overwritten(
     assert path.read_bytes() == b"mine"
     isocenter.predict(trained, [_image(blobs)], tmp_path, device="cpu", overwrite=True)
     assert nib.load(path).shape == nib.load(_image(blobs)).shape
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_image_is_never_replaced_by_its_answer(
+    blobs: Path, trained: Path, tmp_path: Path, overwrite: bool
+) -> None:
+    image = tmp_path / "image_0.nii.gz"
+    image.write_bytes(_image(blobs).read_bytes())
+    with pytest.raises(BadDataset, match="would take the place of an image"):
+        isocenter.predict(trained, [tmp_path], tmp_path, device="cpu", overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == [image.name]
+    assert image.read_bytes() == _image(blobs).read_bytes()
+
+
+def test_an_output_that_is_a_file_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(RunFailed, match="not a folder") as fault:
+        isocenter.predict(tmp_path / "no model", [tmp_path], tmp_path / "out", device="cpu")
+    assert "another output folder" in fault.value.cure
+
+
+def test_a_map_that_an_answer_lacks_is_added_and_the_answer_left_alone(
+    blobs: Path, trained: Path, tmp_path: Path
+) -> None:
+    (path,) = isocenter.predict(trained, [_image(blobs)], tmp_path, device="cpu")
+    path.write_bytes(b"mine")
+    isocenter.predict(trained, [_image(blobs)], tmp_path, device="cpu", probabilities=True)
+    probabilities = tmp_path / "image_0_probabilities.nii.gz"
+    assert images.read(probabilities).channels == 3
+    probabilities.write_bytes(b"mine, too")
+    isocenter.predict(trained, [_image(blobs)], tmp_path, device="cpu", probabilities=True, uncertainty=True)
+    assert images.read(tmp_path / "image_0_uncertainty.nii.gz").channels == 1
+    assert (path.read_bytes(), probabilities.read_bytes()) == (b"mine", b"mine, too")
+
+
+def test_maps_of_a_methods_own_are_added_where_they_are_not_there(
+    blobs: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [_image(blobs, 0), _image(blobs, 1)]
+    isocenter.predict(trained, wanted, tmp_path, device="cpu")
+    monkeypatch.setattr(SupervisedMasks, "maps", lambda self, inputs: {"seen": inputs["image"]})
+    isocenter.predict(trained, wanted, tmp_path, device="cpu", maps=True)
+    names = {f"image_{number}{kind}.nii.gz" for number in (0, 1) for kind in ("", "_seen")}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_probabilities_sum_to_one_and_uncertainty_lies_between_zero_and_one(
@@ -142,17 +187,6 @@ def test_channels_are_counted(blobs: Path, trained: Path) -> None:
     model = isocenter.load(trained, device="cpu")
     with pytest.raises(BadDataset, match="2 channels, the model was trained on 1"):
         model.predict([_image(blobs, 0), _image(blobs, 0)])
-
-
-def test_channel_files_of_one_case_belong_together(tmp_path: Path, blobs: Path) -> None:
-    for channel in (0, 1):
-        (tmp_path / f"head_000{channel}.nii.gz").write_bytes(_image(blobs).read_bytes())
-    (sources,) = stage.expand([tmp_path], 2, tasks.load("segmentation"))
-    assert [Path(source).name for source in sources] == ["head_0000.nii.gz", "head_0001.nii.gz"]
-    (tmp_path / "head_0001.nii.gz").unlink()
-    (tmp_path / "neck_0000.nii.gz").write_bytes(b"")
-    with pytest.raises(BadDataset, match="of 3 channels only 0000"):
-        list(stage.expand([tmp_path], 3, tasks.load("segmentation")))
 
 
 def test_a_folder_without_a_plan_is_no_model(tmp_path: Path) -> None:

@@ -217,19 +217,24 @@ def write(explainer: Explainer, image: Image, path: Path, label: str | None = No
     Returns:
         The files of the maps; those of a kind that failed its test end in `_FAILED`.
     """
-    name, written, about = path.stem, [], explainer.about()
+    about = explainer.about()
+    *targets, tested = paths(explainer, path)
     made = explainer.explain(image, label)
-    for each in made:
-        failed = "" if explainer.passed(each.kind) else "_FAILED"
-        target = path.with_name(f"{name}_{each.kind}{failed}.nii.gz")
+    for each, target in zip(made, targets, strict=True):
         images.write(each.map[None], target, image)
-        written.append(target)
     for each, (kind, found) in zip(made, about.items(), strict=True):
         if isinstance(found, dict) and each.gap is not None:
             about[kind] = {**found, "completeness_gap": each.gap, "complete": abs(each.gap) <= COMPLETE}
     content = {"class": made[0].label, "probability": made[0].score, "maps": about} if made else {}
-    files.write_json(path.with_name(f"{name}_explanations.json"), content)
-    return written
+    files.write_json(tested, content)
+    return targets
+
+
+def paths(explainer: Explainer, path: Path) -> list[Path]:
+    """Where the maps of an answer lie, kind by kind, and last what their tests found."""
+    marks = [f"{kind}{'' if explainer.passed(kind) else '_FAILED'}" for kind in explainer.kinds]
+    names = [*(f"{mark}.nii.gz" for mark in marks), "explanations.json"]
+    return [path.with_name(f"{path.stem}_{name}") for name in names]
 
 
 def told(explainer: Explainer) -> Iterator[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from functools import partial
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from isocenter import compute as computing
-from isocenter import images, methods, tasks
+from isocenter import files, images, methods, tasks
 from isocenter.compute import Compute
 from isocenter.errors import BadDataset, BadModel, BadPlan, IsocenterWarning, RunFailed
 from isocenter.images.image import Image
@@ -29,6 +29,7 @@ from isocenter.images.views import present_in
 from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs
 from isocenter.parts.stitching.tiles import stitch
 from isocenter.pipeline import checkpoint, tuning
+from isocenter.pipeline.answers import beside, expand, named, refuse_taking_places
 from isocenter.pipeline.prepare import prepare_inputs
 from isocenter.pipeline.progress import Bar, bar
 from isocenter.pipeline.run import WEIGHTS, Run
@@ -40,8 +41,6 @@ UNMIRRORED = "The model has not learnt from mirrored images; averaging over mirr
 Files = str | Path | Sequence[str | Path] | Image
 Source = Files | Mapping[str, Files]
 Result = TypeVar("Result")
-
-CHANNEL_NUMBER = re.compile(r"^(?P<name>.+)_(?P<channel>\d{4})$")
 
 
 @dataclass(frozen=True)
@@ -497,6 +496,8 @@ def predict(
 ) -> list[Path]:
     """Answer for many images in one process; answers that exist are left alone unless `overwrite`.
 
+    An answer exists when all that is asked for exists; of one that exists in part, only the rest is written.
+
     Args:
         fixed: Where the task brings images together, the one that stays where it is.
         stage: The stage that answers; what cross-validation chose when None.
@@ -507,13 +508,20 @@ def predict(
         The answer of every input, in order.
 
     Raises:
-        BadDataset: There is nothing to answer, or two inputs would get the same name.
+        BadDataset: There is nothing to answer, two inputs would get the same name, or an answer would take an
+            input's place.
+        RunFailed: `out` is a file.
     """
+    files.refuse_what_is_no_folder(out)
     model = Model(Run(Path(folder)), members=None if stage is None else [stage], device=device)
     fingerprint = model.run.fingerprint
     wanted = list(expand(inputs, len(model.plan.channels), model.task))
-    paths = _named(wanted, out, model)
+    asked = {"probabilities": probabilities, "uncertainty": uncertainty}
+    kinds = [kind for kind, there in asked.items() if there]
+    paths = named(wanted, out, model.task, model.plan.dims, kinds)
     still = _still(model, fixed)
+    refuse_taking_places(paths, kinds, [*chain(*wanted), *([] if fixed is None else [fixed])])
+    told = not maps  # which maps of its own a method has, its first answer tells
     explaining = _explaining(model, wanted, explain)
     computing_threads = torch.get_num_threads() if workers is None else workers
     with (
@@ -521,7 +529,8 @@ def predict(
         bar(f"Answering {len(wanted)} images", total=len(wanted)) as shown,
     ):
         for done, (sources, path) in enumerate(zip(wanted, paths, strict=True)):
-            if overwrite or not path.exists():
+            parts = [path, *beside(path, kinds), *explaining.paths(path)]
+            if overwrite or not told or not all(part.exists() for part in parts):
                 image = model.read(sources)
                 _warn_if_unfamiliar(image, fingerprint)
                 answer = model.predict(
@@ -531,25 +540,31 @@ def predict(
                     maps=maps,
                     mirror=mirror,
                 )
-                explaining(image, path, explained)
-                _save(model, answer, path)
+                explaining.write(image, path, explained)
+                kinds, told = _save(model, answer, path, overwrite=overwrite), True
             shown.reach(done + 1)
     return paths
 
 
-def _explaining(
-    model: Model, wanted: Sequence[Sequence[str]], kinds: Sequence[str]
-) -> Callable[[Image, Path, str | None], object]:
-    """What writes the maps of an image: nothing where none are asked for. Their tests run here, once."""
+@dataclass(frozen=True)
+class _Explaining:
+    """Which files explain the answer of a path, and what writes them; nothing where none are asked for."""
+
+    paths: Callable[[Path], Sequence[Path]] = lambda path: ()
+    write: Callable[[Image, Path, str | None], object] = lambda image, path, label: None
+
+
+def _explaining(model: Model, wanted: Sequence[Sequence[str]], kinds: Sequence[str]) -> _Explaining:
+    """How answers are explained. The tests of these maps run here, once."""
     if not kinds:
-        return lambda image, path, label: None
+        return _Explaining()
     from isocenter.pipeline import explain
 
     explainer = explain.Explainer(model, kinds)
     explainer.test([model.read(sources) for sources in wanted[: explain.TESTED]])
     for sentence in explain.told(explainer):
         warnings.warn(sentence, IsocenterWarning, stacklevel=3)
-    return lambda image, path, label: explain.write(explainer, image, path, label)
+    return _Explaining(partial(explain.paths, explainer), partial(explain.write, explainer))
 
 
 def _still(model: Model, fixed: str | Path | None) -> dict[str, Files]:
@@ -567,81 +582,19 @@ def _warn_if_unfamiliar(image: Image, fingerprint: Fingerprint) -> None:
         warnings.warn(f"{image.source}: {remark}", IsocenterWarning, stacklevel=3)
 
 
-def _save(model: Model, answer: Answer, path: Path) -> None:
-    """Write the maps that were asked for, then the answer: where that exists, all of it does."""
-    name = images.stem(path)
+def _save(model: Model, answer: Answer, path: Path, *, overwrite: bool) -> list[str]:
+    """Write what of an answer is not there yet, the maps first; gives which maps it has."""
     extra = {name: map_[None] for name, map_ in answer.maps.items()}
     if answer.probabilities is not None:
         extra["probabilities"] = answer.probabilities
     if answer.uncertainty is not None:
         extra["uncertainty"] = answer.uncertainty[None]
-    for kind, array in extra.items():
-        images.write(array, path.with_name(f"{name}_{kind}.nii.gz"), answer.image)
-    model.task.save(answer.answer, path, answer.image)
-
-
-def expand(inputs: Sequence[str | Path], channels: int, task: Task) -> Iterator[list[str]]:
-    """One list of channel files per image that the inputs name.
-
-    A file is an image; a folder is a DICOM series or is searched. With several channels, files named
-    `<case>_0000`, `<case>_0001` … belong together.
-
-    Raises:
-        BadDataset: Nothing readable is there, or a channel is missing.
-    """
-    sources: list[str] = []
-    for given in inputs:
-        path = Path(str(given).split("::", maxsplit=1)[0])
-        if not path.exists():
-            raise BadDataset("there is no such file or folder.", where=given)
-        found = task.sources(str(given))
-        if not found:
-            raise BadDataset("no readable image lies here.", where=given)
-        sources += found
-    if channels == 1:
-        yield from ([source] for source in sources)
-        return
-    yield from _grouped(sources, channels, partial=task.partial)
-
-
-def _grouped(sources: Sequence[str], channels: int, *, partial: bool) -> Iterator[list[str]]:
-    """Files that bear channel numbers by case, an empty name for one that may be absent; any other file has
-    to hold all channels itself."""
-    numbered: dict[str, dict[int, str]] = {}
-    for source in sources:
-        matched = CHANNEL_NUMBER.match(images.stem(source))
-        if matched is None:
-            yield [source]
-        else:
-            case = str(Path(source).parent / matched["name"])
-            numbered.setdefault(case, {})[int(matched["channel"])] = source
-    for case, files in numbered.items():
-        known = set(files) <= set(range(channels))
-        if not known or (len(files) < channels and not partial):
-            there = ", ".join(f"{number:04d}" for number in sorted(files))
-            raise BadDataset(
-                f"of {channels} channels only {there} are there.", where=case, cure="Add the missing files."
-            )
-        yield [files.get(number, "") for number in range(channels)]
-
-
-def _named(wanted: Sequence[Sequence[str]], out: Path, model: Model) -> list[Path]:
-    """An answer's file for each input: the input's own name."""
-    paths = []
-    for sources in wanted:
-        first = next(filter(None, map(str, sources)))
-        name = model.task.called(first)
-        if len(sources) > 1 and (matched := CHANNEL_NUMBER.match(name)):
-            name = matched["name"]
-        paths.append(out / f"{name}{model.task.suffix(model.plan.dims, first)}")
-    twice = {path.name for path in paths if paths.count(path) > 1}
-    if twice:
-        raise BadDataset(
-            f"several inputs would be answered as '{sorted(twice)[0]}'.",
-            where=out,
-            cure="Give inputs with different names, or answer them into different folders.",
-        )
-    return paths
+    for array, place in zip(extra.values(), beside(path, extra), strict=True):
+        if overwrite or not place.exists():
+            images.write(array, place, answer.image)
+    if overwrite or not path.exists():
+        model.task.save(answer.answer, path, answer.image)
+    return list(extra)
 
 
 def unfamiliar(image: Image, fingerprint: Fingerprint) -> list[str]:
