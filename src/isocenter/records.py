@@ -167,8 +167,16 @@ class Intensities(Record):
     maximum: float
 
 
+Directions = tuple[tuple[float, float, float], ...]
+"""Which way the array axes z, y, x of volumes run: unit vectors in RAS+ mm, or none where nobody knows."""
+
+
 class CaseMeasure(Record):
-    """What was measured of one case: by label its voxels, its components, the edges of boxes in voxels."""
+    """What was measured of one case: by label its voxels, its components, the edges of boxes in voxels.
+
+    Shapes, spacings and edges are those of the image turned to the fingerprint's orientation; `facing` says
+    which way its file stores the axes x, y, z, such as `RAS`, and `turned` whether that is another one.
+    """
 
     id: str
     shape: tuple[int, ...]
@@ -178,10 +186,15 @@ class CaseMeasure(Record):
     components: dict[str, int] = {}
     extents: dict[str, tuple[tuple[float, ...], ...]] = {}
     content: str = ""
+    facing: str = ""
+    turned: bool = False
 
 
 class Fingerprint(Record):
-    """The dataset, measured once. Shapes and spacings are in array order (z, y, x) or (y, x)."""
+    """The dataset, measured once. Shapes and spacings are in array order (z, y, x) or (y, x).
+
+    `orientation` is how most volumes are stored; all are turned to it.
+    """
 
     task: str
     dataset: str
@@ -196,6 +209,7 @@ class Fingerprint(Record):
     median_shape: tuple[float, ...]
     median_spacing_mm: tuple[float, ...]
     crop_share: float = 1.0
+    orientation: Directions = ()
     seconds: float = 0.0
 
 
@@ -269,6 +283,7 @@ class Geometry(Section):
 
     A 2D network on volumes slices across `slice_axis`: spacing and shape have three entries, the patch two.
     With `own_grid` every image keeps its own voxels and `spacing_mm` only says how large they usually are.
+    Volumes are turned to `orientation` first, by swaps and flips of axes; without one they stay as stored.
     """
 
     dims: Literal[1, 2, 3]
@@ -280,6 +295,14 @@ class Geometry(Section):
     image_order: int = 3
     through_order: int = 0
     own_grid: bool = False
+    orientation: Directions = ()
+
+    @field_validator("orientation")
+    @classmethod
+    def _directed(cls, orientation: Directions) -> Directions:
+        if len(orientation) not in (0, 3):
+            raise ValueError("give a direction for each of three axes, or none")
+        return orientation
 
 
 class ChannelScheme(Record):

@@ -26,11 +26,13 @@ class Geometry:
         affine: 4 × 4, from the reversed index (x, y, z, 1) to RAS+ millimetres. Axes that the grid does not
             have are unit vectors.
         header: The NIfTI header that the grid was read from, so that it can be written back as it was.
+        known: Whether the affine says how the grid lies in the patient; a picture's is made up.
     """
 
     shape: tuple[int, ...]
     affine: NDArray[np.float64]
     header: bytes | None = field(default=None, repr=False)
+    known: bool = True
 
     def __post_init__(self) -> None:
         affine = np.array(self.affine, dtype=np.float64)
@@ -51,7 +53,7 @@ class Geometry:
         affine = np.eye(4)
         if spacing_mm is not None:
             affine[range(len(shape)), range(len(shape))] = list(spacing_mm)[::-1]
-        return cls(tuple(shape), affine)
+        return cls(tuple(shape), affine, known=False)
 
     @property
     def dims(self) -> int:
@@ -127,7 +129,7 @@ class Geometry:
         low = np.floor(reached.min(0)[: self.dims] + 1e-6)
         high = np.ceil(reached.max(0)[: self.dims] - 1e-6)
         upright[:3, 3] += upright[:3, : self.dims] @ low
-        return Geometry(tuple(int(size) for size in (high - low + 1)[::-1]), upright)
+        return Geometry(tuple(int(size) for size in (high - low + 1)[::-1]), upright, known=self.known)
 
     def _corners(self) -> NDArray[np.float64]:
         ends = [(0.0, float(size - 1)) for size in self.shape]
@@ -137,7 +139,7 @@ class Geometry:
         affine = self.affine.copy()
         affine[:3, 3] = self.world(start)
         affine[:3, : self.dims] *= step[::-1]
-        return Geometry(shape, affine)
+        return Geometry(shape, affine, known=self.known)
 
 
 def _times(shape: Sequence[int]) -> str:

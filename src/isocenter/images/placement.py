@@ -1,45 +1,65 @@
-"""Where a prepared array lies in the file it came from: crop, then resample; and the way back."""
+"""Where a prepared array lies in the file it came from: turn, crop, then resample; and the way back."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from isocenter.images.geometry import Geometry
+from isocenter.images.orientation import Turn
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The file's grid, the box that was cut out of it, and the shape that box was resampled to.
+    """The file's grid, how its axes were turned, the box that was then cut out, and the shape that box was
+    resampled to.
 
     Attributes:
         geometry: The file's own grid.
-        start: First voxel of the box along each axis.
-        cropped: Shape of the box in the file's voxels.
+        start: First voxel of the box along each turned axis.
+        cropped: Shape of the box in voxels of the file, its axes turned.
         shape: Shape of the prepared arrays.
+        turn: How the file's axes were turned.
     """
 
     geometry: Geometry
     start: tuple[int, ...]
     cropped: tuple[int, ...]
     shape: tuple[int, ...]
+    turn: Turn = field(default_factory=Turn)
 
     @property
     def box(self) -> tuple[slice, ...]:
-        """The box as slices of the file's array."""
+        """The box as slices of the file's array once that is turned."""
         return tuple(slice(start, start + size) for start, size in zip(self.start, self.cropped, strict=True))
+
+    @property
+    def turned(self) -> Geometry:
+        """The file's grid with its axes turned."""
+        return self.turn.geometry(self.geometry)
 
     @property
     def grid(self) -> Geometry:
         """The grid of the prepared arrays."""
-        return self.geometry.cropped(self.box).resized(self.shape)
+        return self.turned.cropped(self.box).resized(self.shape)
+
+    def seen(self, array: np.ndarray) -> np.ndarray:
+        """A view of an array (..., *space) of the file with its axes turned; what is written there is written
+        into the array."""
+        return self.turn.seen(array)
+
+    def inside(self, array: np.ndarray) -> np.ndarray:
+        """The box's content (..., *cropped) of an array (..., *space) of the file."""
+        leading = (slice(None),) * (array.ndim - len(self.shape))
+        box = self.seen(array)[(*leading, *self.box)]
+        return box if self.turn.idle else np.ascontiguousarray(box)
 
     def whole(self, inside: np.ndarray, fill: float = 0) -> np.ndarray:
         """The box's content (*cropped) set into an array of the file's whole shape."""
         out = np.full(self.geometry.shape, fill, dtype=inside.dtype)
-        out[self.box] = inside
+        self.seen(out)[self.box] = inside
         return out
 
 
@@ -55,20 +75,56 @@ def boxes_on_grid(boxes: np.ndarray, placement: Placement) -> np.ndarray:
     Returns:
         (n, 2 d) as float64.
     """
-    start, ratio = _steps(placement)
-    return np.asarray((np.asarray(boxes, dtype=np.float64).reshape(-1, start.size) - start) * ratio)
+    return _as_boxes(_flipped(_on_grid(_corners(boxes, placement), placement), placement))
 
 
 def boxes_in_file(boxes: np.ndarray, placement: Placement) -> np.ndarray:
     """The way back from `boxes_on_grid`: boxes (n, 2 d) of the prepared arrays in voxels of the file."""
-    start, ratio = _steps(placement)
-    return np.asarray(np.asarray(boxes, dtype=np.float64).reshape(-1, start.size) / ratio + start)
+    return _as_boxes(_in_file(_flipped(_corners(boxes, placement), placement), placement))
 
 
-def _steps(placement: Placement) -> tuple[np.ndarray, np.ndarray]:
-    """For lows and highs alike: where the prepared arrays begin, and how many of their voxels make one."""
-    start = np.tile(np.array(placement.start, dtype=np.float64), 2)
-    return start, np.tile(np.array(placement.shape) / np.array(placement.cropped), 2)
+def points_on_grid(points: np.ndarray, placement: Placement) -> np.ndarray:
+    """Points (n, d) in voxels of the file as points in voxels of the prepared arrays, in array order.
+
+    The first voxel's centre is at 0 in both.
+    """
+    return _on_grid(np.asarray(points, dtype=np.float64) + 0.5, placement) - 0.5
+
+
+def points_in_file(points: np.ndarray, placement: Placement) -> np.ndarray:
+    """The way back from `points_on_grid`."""
+    return _in_file(np.asarray(points, dtype=np.float64) + 0.5, placement) - 0.5
+
+
+def _corners(boxes: np.ndarray, placement: Placement) -> np.ndarray:
+    """Boxes (n, 2 d) as their low and their high corners, (n, 2, d)."""
+    return np.asarray(boxes, dtype=np.float64).reshape(-1, 2, placement.geometry.dims)
+
+
+def _as_boxes(corners: np.ndarray) -> np.ndarray:
+    """The way back from `_corners`."""
+    return np.asarray(corners.reshape(-1, 2 * corners.shape[-1]))
+
+
+def _flipped(corners: np.ndarray, placement: Placement) -> np.ndarray:
+    """Corners (n, 2, d) in turned axes: along one that was turned round, low and high change places."""
+    return corners if placement.turn.idle else np.where(placement.turn.flips, corners[:, ::-1], corners)
+
+
+def _on_grid(places: np.ndarray, placement: Placement) -> np.ndarray:
+    """Positions (..., d) from the file's first edges as positions from those of the prepared arrays."""
+    turned = placement.turn.positions(places, placement.geometry.shape)
+    return np.asarray((turned - np.array(placement.start)) * _ratio(placement))
+
+
+def _in_file(places: np.ndarray, placement: Placement) -> np.ndarray:
+    turned = places / _ratio(placement) + np.array(placement.start)
+    return np.asarray(placement.turn.positions_before(turned, placement.geometry.shape))
+
+
+def _ratio(placement: Placement) -> np.ndarray:
+    """How many voxels of the prepared arrays make one of the file."""
+    return np.array(placement.shape) / np.array(placement.cropped)
 
 
 def nonzero_box(image: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -314,16 +314,17 @@ class Maker(Method):
             for edge, own, prepared in zip(patch, placement.cropped, placement.shape, strict=True)
         ]
         whole = np.zeros((len(made), *placement.geometry.shape), dtype=np.float32)
+        turned = placement.seen(whole)
         middle = [2 * start + own for start, own in zip(placement.start, placement.cropped, strict=True)]
         target, source = [slice(None)], [slice(None)]
-        for twice, have, edge in zip(middle, size, placement.geometry.shape, strict=True):
+        for twice, have, edge in zip(middle, size, turned.shape[1:], strict=True):
             low = (twice - have) // 2
             target.append(slice(max(0, low), min(edge, low + have)))
             source.append(slice(max(0, -low), max(0, -low) + target[-1].stop - target[-1].start))
         values = resample(np.asarray(made, dtype=np.float32), size, 1)
         for place, scheme in enumerate(self.stage.normalisation.channels):
             values[place] = scheme.low + (values[place] + 1) / 2 * (scheme.high - scheme.low)
-        whole[tuple(target)] = values[tuple(source)]
+        turned[tuple(target)] = values[tuple(source)]
         return whole
 
 

@@ -8,7 +8,6 @@ Answers are in the files' own millimetres all the same.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from isocenter.errors import BadPlan
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
+from isocenter.images.orientation import directions, turn_between
 from isocenter.images.placement import Placement
 from isocenter.methods.method import Arrays, Batch, Method, Network, Request, Speed, Turn
 from isocenter.parts.augment.augmenter import Kind
@@ -342,28 +342,15 @@ def turned(arrays: Arrays, grid: np.ndarray) -> Arrays:
         arrays: With `image` (channel, *space), `grid`, and voxel arrays (*space).
         grid: 4 × 4, from the reversed index to RAS+ mm.
     """
-    own, shape = np.asarray(arrays["grid"]), arrays["image"].shape[1:]
-    dims = len(shape)
-    likeness = _directions(grid, dims) @ _directions(own, dims).T
-    order = max(
-        itertools.permutations(range(dims)),
-        key=lambda axes: sum(abs(likeness[a, axes[a]]) for a in range(dims)),
-    )
-    flips = [axis for axis in range(dims) if likeness[axis, order[axis]] < 0]
-    if order == tuple(range(dims)) and not flips:
+    shape = arrays["image"].shape[1:]
+    own, dims = Geometry(shape, np.asarray(arrays["grid"])), len(shape)
+    turn = turn_between(directions(own), directions(Geometry(shape, np.asarray(grid))))
+    if turn.idle:
         return arrays
-    matrix, columns = own.copy(), own[:3, :dims][:, ::-1]
-    for axis, source in enumerate(order):
-        sign = -1 if axis in flips else 1
-        matrix[:3, dims - 1 - axis] = sign * columns[:, source]
-        if axis in flips:
-            matrix[:3, 3] += columns[:, source] * (shape[source] - 1)
-    found: Arrays = {"grid": matrix}
+    found: Arrays = {"grid": np.array(turn.geometry(own).affine)}
     for name, array in arrays.items():
         if name != "grid" and array.shape[-dims:] == shape:
-            leading = array.ndim - dims
-            moved = np.transpose(array, (*range(leading), *(leading + axis for axis in order)))
-            found[name] = np.ascontiguousarray(np.flip(moved, tuple(leading + axis for axis in flips)))
+            found[name] = np.ascontiguousarray(turn.seen(array))
     return found
 
 
@@ -396,12 +383,6 @@ def centred_grid(grid: np.ndarray, shape: Sequence[int], size: Sequence[int]) ->
 def _margins(shape: Sequence[int], size: Sequence[int]) -> list[int]:
     """How many voxels are put before each axis; negative where so many are taken away."""
     return [(want - have) // 2 for have, want in zip(shape, size, strict=True)]
-
-
-def _directions(grid: np.ndarray, dims: int) -> np.ndarray:
-    """Unit vectors (axis, 3) of a grid's axes, in array order."""
-    axes = np.asarray(grid)[:3, :dims][:, ::-1].T
-    return np.asarray(axes / np.linalg.norm(axes, axis=1, keepdims=True))
 
 
 def _millimetres(displacement: Tensor, here: np.ndarray, there: np.ndarray) -> np.ndarray:

@@ -292,15 +292,16 @@ def planes(positions: np.ndarray, axis: str, labels: Sequence[Label], placement:
 
     Positions are in voxels of the prepared grid, the first voxel's centre at ½.
     """
-    turned = Turned.of(placement.geometry.affine, axis)
+    grid = placement.turned
+    turned = Turned.of(grid.affine, axis)
     own, anatomical = turned.order[0], "xyz".index(axis)
     edges = turned.position(np.asarray(positions, dtype=np.float64), placement.shape[own])
     edges = edges * placement.cropped[own] / placement.shape[own] + placement.start[own]
     found = {}
     for label, edge in zip(labels, edges, strict=True):
-        index = np.array(placement.geometry.shape) / 2 - 0.5
+        index = np.array(grid.shape) / 2 - 0.5
         index[own] = edge - 0.5
-        found[label.name] = Plane(axis, float(placement.geometry.world(index)[anatomical]))
+        found[label.name] = Plane(axis, float(grid.world(index)[anatomical]))
     return Located({}, found, placement.geometry)
 
 

@@ -197,14 +197,15 @@ class SupervisedMasks(SupervisedMaps):
         """Scores on the network's grid to label values on the file's own grid."""
         values = self.encoding.values if self.encoding.overlapping else (0, *self.encoding.values)
         answer = np.zeros(placement.geometry.shape, dtype=np.min_scalar_type(max(values)))
-        return resample_scores(
+        resample_scores(
             outputs["scores"],
             placement.cropped,
             regions=self.encoding.overlapping,
             values=values,
-            out=answer,
+            out=placement.seen(answer),
             offset=placement.start,
         )
+        return answer
 
     def combine(self, stages: Sequence[tuple[Mapping[str, np.ndarray], Placement]]) -> Arrays:
         """The mean of several stages' probabilities, as scores on the grid of the first."""
@@ -246,5 +247,5 @@ def cut_to_components(answer: np.ndarray, labels: Sequence[Label], choice: Choic
 
 def planes(answer: np.ndarray, labels: Sequence[Label], placement: Placement) -> np.ndarray:
     """A label answer on the file's grid as planes (label, *space) of 0 and 1 on a network's grid."""
-    values: Any = resample_labels(answer[placement.box], placement.shape)
+    values: Any = resample_labels(placement.inside(answer), placement.shape)
     return np.stack([np.isin(values, list(label.values)) for label in labels]).astype(np.uint8)

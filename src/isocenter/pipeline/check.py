@@ -19,7 +19,8 @@ from isocenter import tasks
 from isocenter.errors import BadDataset, IsocenterError, IsocenterWarning
 from isocenter.images.layouts import open_dataset
 from isocenter.images.layouts.listing import some, unreadable
-from isocenter.pipeline.survey import Examined, Progress, files_of, survey
+from isocenter.images.orientation import letters
+from isocenter.pipeline.survey import Examined, Progress, files_of, survey, turned_measure, usual_orientation
 from isocenter.records import Case, CaseMeasure, Dataset, Finding
 from isocenter.tasks.label_files import where
 
@@ -225,14 +226,18 @@ def _unlike(dataset: Dataset, readable: list[Examined]) -> Iterator[Finding]:
         yield _finding(
             "error", where(dataset, one.case), what, "Keep 2D and 3D images in datasets of their own."
         )
-    facing = _odd(readable, [one.facing for one in readable])
-    for one, axes, usual_axes in facing if not dims else ():
-        yield _finding(
-            "warning",
-            where(dataset, one.case),
-            f"its axes run {axes} where most cases' run {usual_axes} (x, y, z).",
-            "Voxels are not turned silently; reorient these files if anatomy is to lie alike in all.",
-        )
+    orientation = usual_orientation(readable) if not dims else ()
+    for one in readable if orientation else ():
+        measure = turned_measure(one, orientation)
+        if measure is not None and measure.turned:
+            way = letters(orientation)
+            yield _finding(
+                "warning",
+                where(dataset, one.case),
+                f"its axes run {measure.facing} where most cases' run {way} (x, y, z); it is turned to them.",
+                "Nothing needs to be done: axes are swapped and flipped as the header says, and the answer "
+                "comes back on the file's own grid.",
+            )
 
 
 def _odd(readable: list[Examined], values: list[Key]) -> list[tuple[Examined, Key, Key]]:

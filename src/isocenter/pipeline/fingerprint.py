@@ -15,7 +15,7 @@ import numpy as np
 
 from isocenter.errors import BadDataset
 from isocenter.pipeline import check
-from isocenter.pipeline.survey import Draws, Examined, Progress, survey
+from isocenter.pipeline.survey import Draws, Examined, Progress, survey, turned_measure, usual_orientation
 from isocenter.records import CaseMeasure, Channel, Dataset, Fingerprint, Intensities
 
 
@@ -23,7 +23,8 @@ def measure(dataset: Dataset, workers: int | None = None, progress: Progress | N
     """Measure shapes, spacings, intensities inside the foreground, label volumes and components.
 
     `cropped_shape` is the box of voxels that are not zero in every channel, and `crop_share` the median share
-    of a case that it keeps. `content` is a digest of the image's voxels and one of its labels and grid.
+    of a case that it keeps. Volumes are told as they lie once turned to the usual `orientation`. `content` is
+    a digest of the image's voxels and one of its labels and grid.
 
     Args:
         dataset: As opened; a case at a time is held for each worker.
@@ -40,7 +41,9 @@ def measure(dataset: Dataset, workers: int | None = None, progress: Progress | N
     findings = check.of_cases(dataset, examined)
     check.refuse(findings, dataset)
     check.tell([*structure, *findings])
-    cases = [one.measure for one in examined if one.measure is not None]
+    orientation = usual_orientation(examined)
+    measures = (turned_measure(one, orientation) for one in examined)
+    cases = [measure for measure in measures if measure is not None]
     return Fingerprint(
         task=dataset.task,
         dataset=dataset.name,
@@ -55,6 +58,7 @@ def measure(dataset: Dataset, workers: int | None = None, progress: Progress | N
         median_shape=_median([case.cropped_shape for case in cases]),
         median_spacing_mm=_median([case.spacing_mm for case in cases]),
         crop_share=float(np.median([np.prod(c.cropped_shape) / np.prod(c.shape) for c in cases])),
+        orientation=orientation,
         seconds=round(time.perf_counter() - start, 3),
     )
 

@@ -14,6 +14,7 @@ from isocenter import files
 from isocenter.errors import BadModel, BadPlan, suggestion
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
+from isocenter.images.orientation import grid_along
 from isocenter.methods.makers import CONDITION, SEED, Maker
 from isocenter.pipeline.predict import Model, load
 from isocenter.pipeline.progress import bar
@@ -106,7 +107,8 @@ def _like(fingerprint: Fingerprint, plan: Plan) -> tuple[Image, str]:
     eight = all(each.minimum >= 0 and 1 < each.maximum <= 255 for each in fingerprint.intensities)
     picture = plan.dims == 2 and eight and len(plan.channels) in (1, 3)
     kind = np.uint8 if picture else np.float32
-    grid_ = Geometry.plain(shape, fingerprint.median_spacing_mm)
+    spacing, wanted = fingerprint.median_spacing_mm, fingerprint.orientation
+    grid_ = grid_along(shape, spacing, wanted) if wanted else Geometry.plain(shape, spacing)
     return Image(np.zeros((len(plan.channels), *shape), kind), grid_), ".png" if picture else ".nii.gz"
 
 

@@ -13,6 +13,7 @@ import isocenter
 from isocenter import methods, tasks
 from isocenter.errors import BadPlan
 from isocenter.images.layouts.draft import FEATURES
+from isocenter.images.orientation import letters
 from isocenter.parts.rules.folds import folds, given_folds
 from isocenter.parts.rules.held_out import held_out, spread_evenly, without_unfit
 from isocenter.parts.rules.training import samples_per_epoch, why_steps
@@ -107,7 +108,7 @@ def make(
         paint=fingerprint.paint,
         ignore=fingerprint.ignore,
         objects=fingerprint.objects,
-        stages=tuple(_with_epoch(stage, len(divided[0].train)) for stage in stages),
+        stages=tuple(_with_epoch(_oriented(stage, fingerprint), len(divided[0].train)) for stage in stages),
         folds=divided,
         settings=settings.model_dump(mode="json"),
         why={
@@ -181,6 +182,25 @@ def _with_epoch(stage: Stage, cases: int) -> Stage:
     samples = samples_per_epoch(cases, stage.geometry, training.batch)
     why = {**training.why, "steps_per_epoch": why_steps(samples, training.batch)}
     return stage.changed(training=training.changed(steps_per_epoch=ceil(samples / training.batch), why=why))
+
+
+def _oriented(stage: Stage, fingerprint: Fingerprint) -> Stage:
+    """The stage with the orientation to which volumes are turned."""
+    if not fingerprint.orientation:
+        return stage
+    geometry, way = stage.geometry, letters(fingerprint.orientation)
+    count, stored = sum(case.turned for case in fingerprint.cases), len(fingerprint.cases)
+    why = f"As all images are stored; any other is turned to {way} by swaps and flips, nothing is resampled."
+    if count:
+        why = (
+            f"{count} of {stored} images are stored in another order of axes; they are turned to {way} by "
+            "swaps and flips, as most lie, and answers come back on each file's own grid."
+        )
+    return stage.changed(
+        geometry=geometry.changed(
+            orientation=fingerprint.orientation, why={**geometry.why, "orientation": why}
+        )
+    )
 
 
 def _whole(key: str, value: Any) -> int:
@@ -309,6 +329,7 @@ SAYINGS = {
     "geometry.patch": Saying("Patch", "{} voxels"),
     "geometry.slice_axis": Saying("Slices across axis"),
     "geometry.anisotropic_axis": Saying("Axis with coarse voxels"),
+    "geometry.orientation": Saying("Axes x, y, z run", "towards {}"),
     "geometry.own_grid": Saying("Images keep their own voxels"),
     "geometry.image_order": Saying("Interpolation", "order {}"),
     "geometry.through_order": Saying("Interpolation along the coarse axis", "order {}"),
@@ -452,6 +473,8 @@ def _value(key: str, value: Any) -> str:
         return ", then ".join(_spoken(kernel) for kernel in kinds)
     if key in ("network.features", "network.convolutions", "network.decoder_convolutions"):
         return "-".join(str(part) for part in value)
+    if key == "geometry.orientation":
+        value = letters(value) if value else value
     if key.endswith(".mirror"):
         return ", ".join(str(axis) for axis in value) or "none"
     if key.startswith("augmentation.") and isinstance(value, tuple) and len(value) == 2:

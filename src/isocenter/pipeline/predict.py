@@ -23,6 +23,7 @@ from isocenter.compute import Compute
 from isocenter.errors import BadDataset, BadModel, BadPlan, IsocenterWarning, RunFailed
 from isocenter.images.image import Image
 from isocenter.images.layouts import IMAGE
+from isocenter.images.orientation import turn_to
 from isocenter.images.placement import Placement
 from isocenter.images.resample import resample
 from isocenter.images.views import present_in
@@ -600,7 +601,8 @@ def _save(model: Model, answer: Answer, path: Path, *, overwrite: bool) -> list[
 def unfamiliar(image: Image, fingerprint: Fingerprint) -> list[str]:
     """In what an image lies outside of all that the model has learnt from."""
     remarks = []
-    for axis, own in enumerate(image.spacing_mm):
+    spacing = turn_to(image.geometry, fingerprint.orientation).ordered(image.spacing_mm)
+    for axis, own in enumerate(spacing):
         seen = [case.spacing_mm[axis] for case in fingerprint.cases]
         if not min(seen) / 1.5 <= own <= max(seen) * 1.5:
             what = f"voxels of {own:g} mm along axis {axis}" if image.dims > 1 else f"frames every {own:g} s"

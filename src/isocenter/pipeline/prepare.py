@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,14 @@ from isocenter.errors import BadPlan, RunFailed
 from isocenter.files import as_fault
 from isocenter.images.image import Image
 from isocenter.images.layouts import IMAGE, read_image
+from isocenter.images.orientation import turned
 from isocenter.images.placement import Placement, network_shape, nonzero_box
 from isocenter.images.resample import resample
 from isocenter.methods.method import Arrays, Method
 from isocenter.parts.rules.normalisation import normalise
 from isocenter.records import Case, Dataset, Fingerprint, Plan, Stage
 
-VERSION = 2
+VERSION = 3
 
 
 def cache_root() -> Path:
@@ -47,11 +48,12 @@ def clear_cache() -> int:
 
 
 def prepare_image(image: Image, stage: Stage) -> tuple[np.ndarray, Placement]:
-    """Crop to what is not zero, bring intensities to order, resample to the stage's spacing.
+    """Turn to the plan's orientation, crop to what is not zero, bring intensities to order, resample to the
+    stage's spacing.
 
     Args:
         image: (channel, *space) on the file's own grid.
-        stage: Says the spacing, the orders of interpolation and the scheme of each channel.
+        stage: Says the orientation, the spacing, the orders of interpolation and the scheme of each channel.
 
     Returns:
         float32 (channel, *space) on the network's grid, and how to come back from there.
@@ -59,11 +61,17 @@ def prepare_image(image: Image, stage: Stage) -> tuple[np.ndarray, Placement]:
     Raises:
         BadPlan: The image has more or fewer channels than the stage has schemes for.
     """
+    lying, turn = turned(image, stage.geometry.orientation)
+    array, placement = _prepared(lying, stage)
+    return array, replace(placement, geometry=image.geometry, turn=turn)
+
+
+def _prepared(image: Image, stage: Stage) -> tuple[np.ndarray, Placement]:
     start, cropped = nonzero_box(image.array)
     target = image.spacing_mm if stage.geometry.own_grid else stage.geometry.spacing_mm
     shape = network_shape(cropped, image.spacing_mm, target)
     placement = Placement(image.geometry, start, cropped, shape)
-    box = np.asarray(image.array[(slice(None), *placement.box)], dtype=np.float32)
+    box = np.asarray(placement.inside(image.array), dtype=np.float32, order="C")
     return resample(_normalised(box, stage), shape, _orders(stage)), placement
 
 
@@ -110,11 +118,13 @@ def prepare_inputs(images: Sequence[Image], method: Method) -> tuple[Arrays, Pla
 
 
 def _laid(image: Image, method: Method) -> tuple[Arrays, Placement]:
-    own = method.lay(image)
-    if own is not None:
-        return own
-    array, placement = prepare_image(image, method.stage)
-    return {IMAGE: array}, placement
+    lying, turn = turned(image, method.stage.geometry.orientation)
+    own = method.lay(lying)
+    if own is None:
+        array, placement = _prepared(lying, method.stage)
+        own = {IMAGE: array}, placement
+    arrays, placement = own
+    return arrays, replace(placement, geometry=image.geometry, turn=turn)
 
 
 def prepare_case(dataset: Dataset, case: Case, method: Method) -> tuple[Arrays, Placement]:
@@ -272,10 +282,11 @@ def _key(dataset: Dataset, fingerprint: Fingerprint, plan: Plan, method: Method)
     content = {
         "version": VERSION,
         "root": str(Path(dataset.root).resolve()),
-        "cases": {measure.id: measure.content for measure in fingerprint.cases},
+        "cases": {measure.id: (measure.content, measure.facing) for measure in fingerprint.cases},
         "geometry": stage.geometry.model_dump(exclude={"why", "patch"}),
         "normalisation": stage.normalisation.model_dump(exclude={"why"}),
         "labels": [label.model_dump() for label in plan.labels],
+        "truth": (plan.paint, plan.ignore, plan.objects),
         "method": plan.method,
         "settings": plan.settings,
     }

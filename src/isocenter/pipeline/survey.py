@@ -25,9 +25,10 @@ from isocenter.images.image import Image
 from isocenter.images.layouts import read_image
 from isocenter.images.layouts.draft import FEATURES
 from isocenter.images.layouts.listing import unreadable
+from isocenter.images.orientation import Turn, directions, letters, turn_between, usual
 from isocenter.images.placement import nonzero_box
 from isocenter.pipeline.prepare import single_images
-from isocenter.records import Case, CaseMeasure, Dataset, Finding
+from isocenter.records import Case, CaseMeasure, Dataset, Directions, Finding
 from isocenter.tasks.label_files import where
 
 Progress = Callable[[int, int], None]
@@ -56,13 +57,16 @@ class Draws:
 
 @dataclass(frozen=True)
 class Examined:
-    """What one pass over a case's voxels gave; without a measure it could not be read."""
+    """What one pass over a case's voxels gave; without a measure it could not be read.
+
+    `lying` is (axis, 3): along which unit vectors in RAS+ mm a volume's array axes run, where its file says.
+    """
 
     case: Case
     findings: tuple[Finding, ...] = ()
     measure: CaseMeasure | None = None
     draws: Draws | None = None
-    facing: str = ""
+    lying: NDArray[np.float64] | None = None
 
 
 def survey(dataset: Dataset, workers: int | None = None, progress: Progress | None = None) -> list[Examined]:
@@ -122,6 +126,7 @@ def examine(dataset: Dataset, case: Case, draws: int = DRAWS_PER_CASE) -> Examin
         findings += _voxel_findings(dataset, part, image)
     (_, image), measured = parts[0], seen[0]
     _, cropped = nonzero_box(image.array)
+    lying = directions(image.geometry) if image.dims == 3 and image.geometry.known else None
     measure = CaseMeasure(
         id=case.id,
         shape=image.shape,
@@ -131,9 +136,32 @@ def examine(dataset: Dataset, case: Case, draws: int = DRAWS_PER_CASE) -> Examin
         components=measured.components,
         extents=measured.extents,
         content="-".join([*(_content(image) for _, image in parts), *(each.digest for each in seen)]),
+        facing="" if lying is None else letters(lying),
     )
     drawn = _draw(image.array, measured.foreground, draws, zlib.crc32(case.id.encode()))
-    return Examined(case, tuple(findings), measure, drawn, _facing(image))
+    return Examined(case, tuple(findings), measure, drawn, lying)
+
+
+def usual_orientation(examined: Sequence[Examined]) -> Directions:
+    """The directions to which volumes are turned: those that most are stored in."""
+    known = [one.lying for one in examined if one.measure is not None and one.lying is not None]
+    if not known:
+        return ()
+    return tuple((float(x), float(y), float(z)) for x, y, z in usual(known))
+
+
+def turned_measure(one: Examined, orientation: Directions) -> CaseMeasure | None:
+    """What was measured of a case, as its image is turned to an orientation."""
+    measure, turn = one.measure, turn_between(one.lying, orientation) if one.lying is not None else Turn()
+    if measure is None or turn.idle:
+        return measure
+    return measure.changed(
+        shape=turn.ordered(measure.shape),
+        cropped_shape=turn.ordered(measure.cropped_shape),
+        spacing_mm=turn.ordered(measure.spacing_mm),
+        extents={name: tuple(map(turn.ordered, sides)) for name, sides in measure.extents.items()},
+        turned=True,
+    )
 
 
 def files_of(case: Case) -> list[str]:
@@ -234,17 +262,6 @@ def _draw(image: NDArray[Any], foreground: NDArray[np.bool_] | None, count: int,
         tuple(float(one) + 0.0 for one in np.min([low for low, _ in extremes], axis=0)),
         tuple(float(one) + 0.0 for one in np.max([high for _, high in extremes], axis=0)),
         inside,
-    )
-
-
-def _facing(image: Image) -> str:
-    """Which way the axes x, y, z of a volume run, as `RAS` or `LPI`; empty for pictures."""
-    if image.dims < 3:
-        return ""
-    columns = image.affine[:3, :3].T
-    world = [int(np.abs(column).argmax()) for column in columns]
-    return "".join(
-        "RAS"[at] if column[at] > 0 else "LPI"[at] for at, column in zip(world, columns, strict=True)
     )
 
 

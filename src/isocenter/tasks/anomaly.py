@@ -214,7 +214,7 @@ class Anomaly(SingleImage):
         known = math.nan if truth.abnormal is None else float(truth.abnormal)
         placed: dict[str, NDArray[Any]] = {ABNORMAL: np.array(known, dtype=np.float32)}
         if truth.mask is not None:
-            inside = (truth.mask.array[0] != 0)[placement.box].astype(np.uint8)
+            inside = placement.inside(truth.mask.array[0] != 0).astype(np.uint8)
             placed["label"] = np.asarray(resample_labels(inside, placement.shape))
         return placed
 

@@ -17,7 +17,7 @@ from isocenter.errors import BadDataset
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
 from isocenter.images.layouts.draft import IMAGE, TRUTH
-from isocenter.images.placement import Placement
+from isocenter.images.placement import Placement, points_on_grid
 from isocenter.parts.metrics.counting import match_points
 from isocenter.parts.metrics.statistics import interval_of
 from isocenter.records import Case, CaseScore, Dataset, Finding, Label
@@ -191,8 +191,7 @@ class Counting(SingleImage):
                 f"case '{truth.case}' has a count but no points.",
                 cure="Give the points, or train on cases that have them.",
             )
-        ratio = np.array(placement.shape) / np.array(placement.cropped)
-        points = (truth.known.points - np.array(placement.start) + 0.5) * ratio - 0.5
+        points = points_on_grid(truth.known.points, placement)
         inside = ((points >= -0.5) & (points <= np.array(placement.shape) - 0.5)).all(axis=1)
         return {
             "points": points[inside].astype(np.float32),

@@ -73,7 +73,7 @@ def place_labels(truth: Image, placement: Placement) -> NDArray[Any]:
     """
     if problem := placement.geometry.difference(truth.geometry):
         raise BadDataset(f"image and label do not share a grid: {problem}", where=truth.source)
-    return np.asarray(resample_labels(truth.array[0][placement.box], placement.shape))
+    return np.asarray(resample_labels(placement.inside(truth.array[0]), placement.shape))
 
 
 def refuse_other_grid(answer: Image, truth: Image, where: object) -> None:

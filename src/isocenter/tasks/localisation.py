@@ -259,11 +259,12 @@ def _slice(plane: Plane | None, placement: Placement) -> tuple[float, float]:
     from isocenter.images.boxes import nearest_axes
 
     anatomical = "xyz".index(plane.axis)
-    axis = nearest_axes(placement.geometry).index(anatomical)
-    index = np.array(placement.geometry.shape) / 2 - 0.5
-    world = placement.geometry.world(index)
+    grid = placement.turned
+    axis = nearest_axes(grid).index(anatomical)
+    index = np.array(grid.shape) / 2 - 0.5
+    world = grid.world(index)
     world[anatomical] = plane.position_mm
-    edge = placement.geometry.index(world)[axis] + 0.5
+    edge = grid.index(world)[axis] + 0.5
     ratio = placement.shape[axis] / placement.cropped[axis]
     return float(axis), float((edge - placement.start[axis]) * ratio)
 

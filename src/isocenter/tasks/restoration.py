@@ -195,8 +195,7 @@ class Restoration(SingleImage):
         """
         if problem := placement.geometry.difference(truth.image.geometry):
             raise BadDataset(f"image and target do not share a grid: {problem}", where=truth.image.source)
-        box = truth.array[(slice(None), *placement.box)]
-        return {TARGET: resample(box, placement.shape, 3)}
+        return {TARGET: resample(placement.inside(truth.array), placement.shape, 3)}
 
     # ------------------------------------------------------------------------------------------- judging
 

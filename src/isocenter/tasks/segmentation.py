@@ -70,7 +70,8 @@ class Segmentation(SingleImage):
         placed = {"label": place_labels(truth, placement)}
         if facts.objects and truth.source is not None:
             numbers = images.read_labels(truth.source)
-            placed["objects"] = np.asarray(resample_labels(numbers.array[0][placement.box], placement.shape))
+            inside = placement.inside(numbers.array[0])
+            placed["objects"] = np.asarray(resample_labels(inside, placement.shape))
         return placed
 
     def read_answer(self, path: Path, truth: Image, dataset: Dataset) -> Labels:

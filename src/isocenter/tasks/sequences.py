@@ -182,7 +182,7 @@ class Sequences(SingleImage):
         """`label` (frame,): the place of the label among the dataset's, from 1; 0 where nobody knows."""
         numbers = {label.name: place for place, label in enumerate(facts.labels, start=1)}
         values = np.array([numbers.get(str(word), 0) for word in truth.words], dtype=np.int16)
-        return {"label": np.asarray(resample_labels(values[placement.box], placement.shape))}
+        return {"label": np.asarray(resample_labels(placement.inside(values), placement.shape))}
 
     # ------------------------------------------------------------------------------------------- judging
 

@@ -275,11 +275,12 @@ def _geometry(layout: _Layout, path: Path, quiet: bool) -> Geometry:
                 IsocenterWarning,
                 stacklevel=2,
             )
-        return Geometry(layout.shape, _centred(layout.shape, spacing))
+        return Geometry(layout.shape, _centred(layout.shape, spacing), known=False)
     unit = _MILLIMETRES.get(int(layout.fields["xyzt_units"]) & 7, 1.0)
     affine = _affine(layout, spacing, path, quiet)
     affine[:3] *= unit
-    return Geometry(layout.shape, checked_affine(affine, layout.dims, path), layout.raw)
+    known = any(int(layout.fields[f"{form}_code"]) > 0 for form in ("sform", "qform"))
+    return Geometry(layout.shape, checked_affine(affine, layout.dims, path), layout.raw, known)
 
 
 def _affine(layout: _Layout, spacing: NDArray[np.float64], path: Path, quiet: bool) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isocenter.images.placement import Placement
+from isocenter.images.placement import Placement, points_in_file
 from isocenter.images.resample import resample
 from isocenter.methods.method import Arrays, Speed, Trial
 from isocenter.methods.supervised import SupervisedMaps
@@ -171,9 +171,8 @@ class Density(SupervisedMaps):
         points = densities.peaks(found.sum(axis=0), number, self.sigma, LEAST_SUMMIT)
         places = tuple(points.astype(np.int64).T)
         classes = found[(slice(None), *places)].argmax(axis=0) if len(points) else np.zeros(0, np.int64)
-        ratio = np.array(placement.cropped) / np.array(placement.shape)
         return Counted(
-            points=(points + 0.5) * ratio - 0.5 + np.array(placement.start),
+            points=points_in_file(points, placement),
             classes=classes.astype(np.int64),
             counts=tuple(float(total) for total in totals),
             density=density,

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from isocenter.images.placement import Placement
+from isocenter.images.placement import Placement, points_in_file
 from isocenter.methods.method import Arrays, Network, Speed, Trial, Turn
 from isocenter.methods.supervised import SupervisedMaps
 from isocenter.parts.encodings import watershed
@@ -97,10 +97,9 @@ class WatershedCount(SupervisedMaps):
         numbers = watershed.watershed(outputs["plane"][None], settings)
         names = np.arange(1, int(numbers.max()) + 1)
         middles = np.array(center_of_mass(numbers > 0, numbers, names)).reshape(-1, numbers.ndim)
-        ratio = np.array(placement.cropped) / np.array(placement.shape)
         rest = (0.0,) * (len(self.plan.labels) - 1)
         return Counted(
-            points=(middles + 0.5) * ratio - 0.5 + np.array(placement.start),
+            points=points_in_file(middles, placement),
             classes=np.zeros(len(names), dtype=np.int64),
             counts=(float(len(names)), *rest),
             labels=tuple(label.name for label in self.plan.labels),

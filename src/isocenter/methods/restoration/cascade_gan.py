@@ -199,7 +199,7 @@ class CascadeGan(Restorer):
 
     def earlier(self, answer: Any, placement: Placement) -> Arrays:
         """`earlier`: the answer (channel, *space) on this stage's grid, brought to order as a target is."""
-        box = np.asarray(answer, dtype=np.float32)[(slice(None), *placement.box)]
+        box = placement.inside(np.asarray(answer, dtype=np.float32))
         return {EARLIER: self.normalised(resample(box, placement.shape, 3))}
 
 

@@ -131,8 +131,8 @@ class Dictionary(WholeRestorer):
         """The strength with the smallest mean squared error on cases that are not scored."""
         wrong = np.zeros(len(self._strengths))
         for trial in islice(trials(), self.tuning_cases):
-            box = (slice(None), *trial.placement.box)
-            target = self.normalised(np.asarray(trial.truth.array[box], dtype=np.float32))
+            inside = trial.placement.inside(trial.truth.array)
+            target = self.normalised(np.asarray(inside, dtype=np.float32))
             wrong += [float(np.mean((option - target) ** 2)) for option in trial.outputs["options"]]
         return {"strength": self._strengths[int(wrong.argmin())]} if wrong.any() else {}
 

@@ -76,8 +76,8 @@ class NonLocalMeans(WholeRestorer):
         ]
         wrong = np.zeros(len(options))
         for trial in islice(trials(), TRIALS):
-            box = (slice(None), *trial.placement.box)
-            target = self.normalised(np.asarray(trial.truth.array[box], dtype=np.float32))
+            inside = trial.placement.inside(trial.truth.array)
+            target = self.normalised(np.asarray(inside, dtype=np.float32))
             for place, (name, strength) in enumerate(options):
                 answer = filtered(trial.outputs["noisy"], name, strength)
                 wrong[place] += float(np.mean((answer - target) ** 2))
