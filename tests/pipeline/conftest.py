@@ -61,6 +61,22 @@ def small_plan(
 
 
 @pytest.fixture(scope="session")
+def store() -> Callable[[Path, str, Path], Path]:
+    """Write a volume with its axes x, y, z in another order and direction, such as `LPS`."""
+
+    def write(source: Path, way: str, path: Path) -> Path:
+        volume = nib.load(source)
+        now = nib.orientations.io_orientation(volume.affine)
+        turn = nib.orientations.ornt_transform(now, nib.orientations.axcodes2ornt(way))
+        other = volume.as_reoriented(turn)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(np.array(other.dataobj), other.affine), path)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of prepared arrays of the tests' own."""
     return tmp_path_factory.mktemp("cache")

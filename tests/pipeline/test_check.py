@@ -245,11 +245,13 @@ def test_pictures_among_volumes_are_an_error(dataset: Dataset) -> None:
     assert "2 spatial axes where most cases have 3" in only(check.check(dataset), "error").what
 
 
-def test_another_orientation_than_most_is_a_warning(dataset: Dataset) -> None:
+def test_another_orientation_than_most_is_a_note_that_it_is_turned(dataset: Dataset) -> None:
     flipped = np.diag([-1.0, 1.0, 1.0, 1.0])
     for kind, array in (("images", image(4)), ("labels", mask(1, 2))):
         save(dataset.path(f"{kind}/c4.nii"), array, flipped)
-    assert "run LAS where most cases' run RAS" in only(check.check(dataset), "warning").what
+    finding = only(check.check(dataset), "warning")
+    assert "run LAS where most cases' run RAS (x, y, z); it is turned" in finding.what
+    assert "Nothing needs to be done" in finding.cure
 
 
 # ------------------------------------------------------------------------------------------ 26, 27: cases

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
 from safetensors.torch import load_file, save_file
 
 import isocenter
@@ -152,6 +155,56 @@ def test_a_dicom_folder_and_a_nifti_file_are_answered_in_one_call(
         paths = isocenter.predict(trained, [_image(blobs), series], tmp_path, device="cpu")
     assert [path.name for path in paths] == ["image_0.nii.gz", "T1post.nii.gz"]
     assert images.read_geometry(paths[1]).difference(images.read_geometry(series)) is None
+
+
+@pytest.mark.parametrize("way", ["LPS", "LAS", "PIR", "SRA"])
+def test_a_scan_is_answered_alike_in_whatever_order_its_axes_are_stored(
+    blobs: Path, trained: Path, tmp_path: Path, store: Callable[[Path, str, Path], Path], way: str
+) -> None:
+    other = store(_image(blobs), way, tmp_path / "in" / "other.nii.gz")
+    paths = isocenter.predict(
+        trained, [_image(blobs), other], tmp_path / "out", device="cpu", probabilities=True, uncertainty=True
+    )
+    assert np.array_equal(nib.load(paths[1]).affine, nib.load(other).affine)
+    for kind in ("", "_probabilities", "_uncertainty"):
+        first, second = (path.with_name(path.name.replace(".nii", f"{kind}.nii")) for path in paths)
+        store(second, "RAS", second)
+        assert nib.load(first).get_fdata().any()
+        assert np.array_equal(nib.load(first).get_fdata(), nib.load(second).get_fdata())
+
+
+def test_a_dicom_series_is_answered_as_the_nifti_file_of_the_same_scan(
+    blobs: Path,
+    trained: Path,
+    tmp_path: Path,
+    slices: list[Dataset],
+    saved: Callable[[Dataset, Path], Path],
+    store: Callable[[Path, str, Path], Path],
+) -> None:
+    scan = nib.load(_image(blobs))
+    whole = np.asarray(scan.dataobj).round().astype(np.uint16)
+    nib.save(nib.Nifti1Image(whole, scan.affine), tmp_path / "scan.nii.gz")
+    axial = np.asarray(nib.load(store(tmp_path / "scan.nii.gz", "LPS", tmp_path / "lps.nii.gz")).dataobj).T
+    for number, plane in enumerate(axial):
+        content = copy.deepcopy(slices[0])
+        content.SOPInstanceUID = content.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        content.Rows, content.Columns = plane.shape
+        content.PixelSpacing, content.InstanceNumber = [1, 1], number + 1
+        content.SliceThickness = content.SpacingBetweenSlices = 1.5
+        content.RescaleSlope, content.RescaleIntercept = 1, 0
+        content.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        content.ImagePositionPatient = [-19.0, -23.0, 1.5 * number]
+        content.PixelData = plane.tobytes()
+        saved(content, tmp_path / "series" / f"{number}.dcm")
+    paths = isocenter.predict(
+        trained, [tmp_path / "scan.nii.gz", tmp_path / "series"], tmp_path / "out", device="cpu"
+    )
+    assert nib.aff2axcodes(nib.load(paths[1]).affine) == ("L", "P", "S")
+    store(paths[1], "RAS", paths[1])
+    first, second = (nib.load(path) for path in paths)
+    assert np.asarray(first.dataobj).any()
+    assert np.array_equal(np.asarray(first.dataobj), np.asarray(second.dataobj))
+    assert np.allclose(first.affine, second.affine)
 
 
 def test_two_inputs_of_one_name_are_refused(blobs: Path, trained: Path, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -18,6 +21,7 @@ from isocenter.pipeline import prepare as stage
 from isocenter.pipeline.prepare import Prepared, prepare, prepare_case, prepare_image
 from isocenter.records import ChannelScheme, Dataset, Fingerprint, Normalisation, Plan, Stage
 
+Store = Callable[[Path, str, Path], Path]
 Planned = tuple[Dataset, Fingerprint, Plan, Method]
 
 
@@ -147,6 +151,74 @@ def test_a_missing_channel_is_named(planned: Planned) -> None:
     dataset, _, _, method = planned
     with pytest.raises(BadDataset, match="has no file for channel 0"):
         prepare_case(dataset, dataset.cases[0].changed(inputs={"image": (None,)}), method)
+
+
+# ----------------------------------------------------------------------------------------- the order of axes
+
+
+@pytest.fixture
+def stored_otherwise(blobs: Path, tmp_path: Path, store: Store) -> Path:
+    """The small dataset, two of its cases being stored as `PIR` and `LAS`."""
+    data = tmp_path / "otherwise"
+    shutil.copytree(blobs, data)
+    for number, way in ((3, "PIR"), (4, "LAS")):
+        for kind in ("image", "label"):
+            path = data / f"{kind}_{number}.nii.gz"
+            store(path, way, path)
+    return data
+
+
+@pytest.mark.filterwarnings("ignore:.*it is turned:isocenter.errors.IsocenterWarning")
+def test_a_case_stored_in_another_order_of_axes_is_prepared_to_the_same_bits(
+    planned: Planned, stored_otherwise: Path, tmp_path: Path
+) -> None:
+    dataset, fingerprint, plan, method = planned
+    again = isocenter.plan(stored_otherwise, budget="1 epochs", device="cpu", out=tmp_path / "out")
+    other = Dataset.load(tmp_path / "out" / "dataset.json")
+    measured = Fingerprint.load(tmp_path / "out" / "fingerprint.json")
+    assert [case.facing for case in measured.cases if case.turned] == ["PIR", "LAS"]
+    assert measured.orientation == fingerprint.orientation
+    for one, turned in zip(fingerprint.cases, measured.cases, strict=True):
+        assert one.shape == turned.shape
+        assert one.cropped_shape == turned.cropped_shape
+        assert one.spacing_mm == pytest.approx(turned.spacing_mm)
+    assert again.stages[0].geometry.changed(why={}) == plan.stages[0].geometry.changed(why={})
+    for place in (0, 3, 4):
+        arrays, _ = prepare_case(dataset, dataset.cases[place], method)
+        found, placement = prepare_case(other, other.cases[place], method)
+        assert placement.turn.idle == (place == 0)
+        assert arrays.keys() == found.keys()
+        assert all(np.array_equal(arrays[name], found[name]) for name in arrays)
+
+
+def test_a_plan_without_an_orientation_leaves_images_as_they_are_stored(
+    planned: Planned, stored_otherwise: Path
+) -> None:
+    _, _, plan, method = planned
+    known = plan.stages[0].geometry
+    old = Plan.parse(
+        json.loads(plan.model_dump_json(exclude={"stages": {"__all__": {"geometry": {"orientation"}}}}))
+    )
+    assert known.orientation
+    assert not old.stages[0].geometry.orientation
+    image = isocenter.images.read(stored_otherwise / "image_4.nii.gz")
+    as_stored, placement = prepare_image(image, old.stages[0])
+    assert placement.turn.idle
+    assert np.array_equal(np.flip(as_stored, 3), prepare_image(image, method.stage)[0])
+
+
+def test_another_orientation_or_reading_of_the_truth_is_prepared_anew(
+    planned: Planned, own_cache: Path
+) -> None:
+    dataset, fingerprint, plan, method = planned
+    first = prepare(dataset, fingerprint, plan, method, [], 1)
+    as_stored = plan.stages[0].changed(geometry=plan.stages[0].geometry.changed(orientation=()))
+    other = methods.load(plan.method)(plan, as_stored)
+    assert prepare(dataset, fingerprint, plan, other, [], 1) != first
+    moved = tuple(case.changed(facing="LPS") for case in fingerprint.cases)
+    assert prepare(dataset, fingerprint.changed(cases=moved), plan, method, [], 1) != first
+    for changed in (plan.changed(ignore=9), plan.changed(paint=(2, 1)), plan.changed(objects=True)):
+        assert prepare(dataset, fingerprint, changed, method, [], 1) != first
 
 
 # -------------------------------------------------------------------------------------------------- the cache

@@ -124,7 +124,7 @@ def _in_file(places: np.ndarray, placement: Placement) -> np.ndarray:
 
 def _ratio(placement: Placement) -> np.ndarray:
     """How many voxels of the prepared arrays make one of the file."""
-    return np.array(placement.shape) / np.array(placement.cropped)
+    return np.asarray(np.array(placement.shape) / np.array(placement.cropped))
 
 
 def nonzero_box(image: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
