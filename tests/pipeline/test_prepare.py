@@ -18,6 +18,7 @@ from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
 from isocenter.methods.method import Method
 from isocenter.pipeline import prepare as stage
+from isocenter.pipeline.plan import explain
 from isocenter.pipeline.prepare import Prepared, prepare, prepare_case, prepare_image
 from isocenter.records import ChannelScheme, Dataset, Fingerprint, Normalisation, Plan, Stage
 
@@ -182,6 +183,9 @@ def test_a_case_stored_in_another_order_of_axes_is_prepared_to_the_same_bits(
         assert one.shape == turned.shape
         assert one.cropped_shape == turned.cropped_shape
         assert one.spacing_mm == pytest.approx(turned.spacing_mm)
+    assert "2 of 10 images are stored in another order of axes; they are turned to RAS" in " ".join(
+        explain(again).split()
+    )
     assert again.stages[0].geometry.changed(why={}) == plan.stages[0].geometry.changed(why={})
     for place in (0, 3, 4):
         arrays, _ = prepare_case(dataset, dataset.cases[place], method)
