@@ -16,12 +16,14 @@ from pydicom.uid import generate_uid
 from safetensors.torch import load_file, save_file
 
 import isocenter
-from isocenter import images
+from isocenter import images, methods
 from isocenter.compute import Compute
 from isocenter.errors import BadDataset, BadModel, BadPlan, IsocenterWarning, RunFailed
 from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs
 from isocenter.methods.supervised import SupervisedMasks
+from isocenter.pipeline import checkpoint
 from isocenter.pipeline import predict as stage
+from isocenter.pipeline.run import Run
 from isocenter.records import Plan
 
 
@@ -145,6 +147,27 @@ def test_folds_are_averaged_tile_by_tile(blobs: Path, trained: Path, tmp_path: P
     models = [stage.Model(run, folds=folds, device="cpu") for folds in ([0], [1], None)]
     first, second, both = (model.outputs([image], tmp_path)[0]["scores"] for model in models)
     assert np.allclose(both, (first + second) / 2, atol=2e-2)
+
+
+def test_stages_that_answer_together_say_the_same_from_disk_as_from_memory(
+    blobs: Path, trained: Path, make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("2d", "3d_fullres")
+    folder = make_run(settings={"configurations": names})
+    (folder / "fingerprint.json").write_bytes((trained / "fingerprint.json").read_bytes())
+    plan = Plan.load(folder / "plan.json")
+    for seed, one in enumerate(plan.stages):
+        torch.manual_seed(seed)
+        method = methods.load(plan.method).at(one)(plan, one)
+        checkpoint.save(folder / f"fold_0/{one.name}/weights.safetensors", method.modules.state_dict(), {})
+    run = Run(folder)
+    each = [stage.Model(run, members=(name,), device="cpu") for name in names]
+    said = [model.predict(_image(blobs), probabilities=True).probabilities for model in each]
+    together = stage.Model(run, members=names, device="cpu")
+    in_memory = together.predict(_image(blobs), probabilities=True).probabilities
+    assert np.allclose(in_memory, np.mean(said, axis=0), atol=0.02)
+    monkeypatch.setattr(stage, "IN_MEMORY_BYTES", 0)
+    assert np.array_equal(together.predict(_image(blobs), probabilities=True).probabilities, in_memory)
 
 
 def test_a_dicom_folder_and_a_nifti_file_are_answered_in_one_call(

@@ -4,7 +4,7 @@ probabilities that were calibrated on cases which are not scored, and what expla
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -255,7 +255,7 @@ class Classifier(Method):
         flips = [image, *(image.flip(1 + axis) for axis in self.stage.prediction.mirror)]
         return {"image": torch.stack(flips)}
 
-    def combine(self, stages: Sequence[tuple[Mapping[str, np.ndarray], Placement]]) -> Arrays:
+    def combine(self, stages: Iterable[tuple[Mapping[str, np.ndarray], Placement]]) -> Arrays:
         """The mean scores of several networks, each of which sees the image whole."""
         return self.merge([outputs for outputs, _ in stages])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -230,8 +230,11 @@ class Method:
             for name in several[0]
         }
 
-    def combine(self, stages: Sequence[tuple[Mapping[str, np.ndarray], Placement]]) -> Arrays:
-        """The outputs of several stages that answer together, on the grid of the first."""
+    def combine(self, stages: Iterable[tuple[Mapping[str, np.ndarray], Placement]]) -> Arrays:
+        """The outputs of several stages that answer together, on the grid of the first.
+
+        Each stage's are made when they are asked for; those of the first may be changed in place.
+        """
         raise NotImplementedError
 
     def decode(self, outputs: Mapping[str, np.ndarray], placement: Placement) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -164,7 +164,7 @@ class Restorer(Restoring, SupervisedMaps):
     def forward(self, inputs: Batch) -> Outputs:
         return {RESTORED: self.answer(inputs["image"])}
 
-    def combine(self, stages: Sequence[tuple[Mapping[str, np.ndarray], Placement]]) -> Arrays:
+    def combine(self, stages: Iterable[tuple[Mapping[str, np.ndarray], Placement]]) -> Arrays:
         """The mean of several networks' answers, which all lie on the image's own voxels."""
         return self.merge([outputs for outputs, _ in stages])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -207,23 +207,40 @@ class SupervisedMasks(SupervisedMaps):
         )
         return answer
 
-    def combine(self, stages: Sequence[tuple[Mapping[str, np.ndarray], Placement]]) -> Arrays:
-        """The mean of several stages' probabilities, as scores on the grid of the first."""
-        first, placement = stages[0]
-        total = self.probabilities(first)
-        for outputs, _ in stages[1:]:
-            total += resample(self.probabilities(outputs), placement.shape, 1)
-        clipped = np.clip(total / len(stages), 1e-7, 1 - 1e-7)
-        return {
-            "scores": np.asarray(
-                np.log(clipped) - (np.log1p(-clipped) if self.encoding.overlapping else 0), dtype=np.float32
-            )
-        }
+    def combine(self, stages: Iterable[tuple[Mapping[str, np.ndarray], Placement]]) -> Arrays:
+        """The mean of several stages' probabilities, as scores on the grid of the first.
+
+        Slice by slice, in place of the first stage's scores, so that memory holds few of them at a time.
+        """
+        several = iter(stages)
+        first, placement = next(several)
+        total, count = first["scores"], 1
+        for slice_ in np.moveaxis(total, 1, 0):
+            slice_[...] = self._likely(slice_)
+        for outputs, _ in several:
+            count += 1
+            for channel, found in enumerate(self._each(outputs["scores"], placement.shape)):
+                total[channel] += found
+        for slice_ in np.moveaxis(total, 1, 0):
+            share = np.clip(slice_ / count, 1e-7, 1 - 1e-7)
+            slice_[...] = np.log(share) - (np.log1p(-share) if self.encoding.overlapping else 0)
+        return {"scores": total}
+
+    def _each(self, scores: np.ndarray, shape: Sequence[int]) -> Iterator[np.ndarray]:
+        """The probability of each output (*shape) on another grid; the scores are overwritten."""
+        for slice_ in np.moveaxis(scores, 1, 0):
+            slice_[...] = self._likely(slice_)
+        for channel in scores:
+            yield resample(channel[None], shape, 1)[0]
+
+    def _likely(self, scores: np.ndarray) -> np.ndarray:
+        """Probabilities (output, ...) of scores."""
+        given = torch.from_numpy(np.array(scores))
+        found = torch.sigmoid(given) if self.encoding.overlapping else torch.softmax(given, dim=0)
+        return np.asarray(found.numpy())
 
     def probabilities(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        scores = torch.from_numpy(np.asarray(outputs["scores"]))
-        found = torch.sigmoid(scores) if self.encoding.overlapping else torch.softmax(scores, dim=0)
-        return np.asarray(found.numpy())
+        return self._likely(outputs["scores"])
 
     def earlier(self, answer: np.ndarray, placement: Placement) -> Arrays:
         """`earlier`: planes (label, *space) of 0 and 1 on this stage's grid."""

@@ -91,7 +91,8 @@ class Member:
         shape = (sum(sizes.values()), *arrays[IMAGE].shape[1:])
         out = None
         if math.prod(shape) * 4 > IN_MEMORY_BYTES:
-            out = np.lib.format.open_memmap(folder / "outputs.npy", mode="w+", dtype=np.float32, shape=shape)
+            path = folder / f"{self.stage.name}.npy"
+            out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         stitched = self._stitched(arrays, self._averaged, mirror=mirror, out=out, shown=shown)
         ends = list(accumulate(sizes.values(), initial=0))
         return {name: stitched[low:high] for name, (low, high) in zip(sizes, pairwise(ends), strict=True)}
@@ -257,7 +258,10 @@ class Model:
     def _member(self, name: str, folds: Sequence[int], device: str) -> Member:
         stage = self.plan.stage(name)
         where = computing.machine(device)
-        compute = Compute.start(where, stage.training.changed(precision=where.precision))
+        # What is planned in single precision needs its digits; the rest takes what pays on this machine.
+        planned = stage.training.precision
+        precision = planned if planned == "float32" else where.precision
+        compute = Compute.start(where, stage.training.changed(precision=precision))
         kind = methods.load(self.plan.method).at(stage)
         loaded = []
         for number in folds:
@@ -380,11 +384,13 @@ class Model:
             given: As for `predict`.
             shown: As for `predict`.
         """
+        # One after another: of large outputs, those of two members are there at a time.
+        answered = (self._of(each, inputs, mirror, folder, given or {}, shown) for each in self.members)
         with self._in_words(inputs):
-            answered = [self._of(each, inputs, mirror, folder, given or {}, shown) for each in self.members]
-        if len(answered) == 1:
-            return answered[0]
-        return self.members[0].methods[0].combine(answered), answered[0][1]
+            first = next(answered)
+            if len(self.members) == 1:
+                return first
+            return self.members[0].methods[0].combine(chain([first], answered)), first[1]
 
     def _of(
         self,
