@@ -119,6 +119,8 @@ class SupervisedMasks(SupervisedMaps):
 
     Settings: ClassVar[type[Record]] = Configured
     kinds: ClassVar[Mapping[str, Kind]] = {**Method.kinds, "earlier": "label"}
+    alone: ClassVar[bool] = False
+    """Whether one network has the whole budget, as its authors trained it."""
 
     def __init__(self, plan: Plan, stage: Stage) -> None:
         self.encoding = MaskEncoding(plan.labels, plan.paint, plan.ignore)
@@ -139,7 +141,8 @@ class SupervisedMasks(SupervisedMaps):
             reasons = {**stage.training.why, "label_weights": why}
             return stage.changed(training=stage.training.changed(label_weights=weights, why=reasons))
 
-        return tuple(map(weighed, stages(fingerprint, budget, machine, speed, wanted, repeated=True)))
+        found = stages(fingerprint, budget, machine, speed, wanted, repeated=not cls.alone, alone=cls.alone)
+        return tuple(map(weighed, found))
 
     def criterion(self, scores: Tensor, **truth: Tensor) -> Tensor:
         """The loss of one level's scores."""

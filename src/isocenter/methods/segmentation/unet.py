@@ -12,7 +12,7 @@ same part at prediction. Where labels do not number objects, connected component
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import ceil
 from typing import ClassVar, cast
 
@@ -27,6 +27,10 @@ from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.encodings.borders import border_weights
 from isocenter.parts.losses.overlap import cross_entropy
 from isocenter.parts.networks.unet import UNet
+from isocenter.parts.rules.batch import SMALLEST_BATCH
+from isocenter.parts.rules.budget import ELEMENTS_PER_GB, REFERENCE_GB, memory_gb
+from isocenter.parts.rules.spacing import Shape
+from isocenter.parts.rules.topology import elements, multiply_accumulates
 from isocenter.records import Budget, Fingerprint, Machine, Network, Record, Stage
 
 CARD = {
@@ -41,6 +45,7 @@ CARD = {
 }
 
 LEVELS = 5
+DIVISOR = 2 ** (LEVELS - 1)
 
 
 class BorderSettings(Record):
@@ -56,15 +61,15 @@ class PlainUNet(SupervisedMasks):
 
     Settings: ClassVar[type[Record]] = BorderSettings
     kinds: ClassVar[Mapping[str, Kind]] = {**SupervisedMasks.kinds, "weights": "label"}
+    alone: ClassVar[bool] = True
 
     @classmethod
     def configure(
         cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
     ) -> tuple[Stage, ...]:
         """One stage on the grid that the common rules choose, with this paper's network."""
-        stages = super().configure(fingerprint, budget, machine, speed, settings)
-        chosen = next((stage for stage in stages if stage.name == "3d_fullres"), stages[-1])
-        return (_as_published(chosen),)
+        (common,) = super().configure(fingerprint, budget, machine, speed, settings)
+        return (_as_published(common, fingerprint, machine),)
 
     def network(self, inputs: int, outputs: int) -> nn.Module:
         return UNet(self.stage.unet, inputs, outputs)
@@ -92,35 +97,30 @@ class PlainUNet(SupervisedMasks):
         return weighed.sum() / (counted.sum() * scores.shape[1]).clamp_min(1)
 
 
-def _as_published(stage: Stage) -> Stage:
+def _as_published(stage: Stage, fingerprint: Fingerprint, machine: Machine) -> Stage:
     """The paper's network on the stage's grid, with a patch that four halvings divide."""
-    patch = tuple(16 * ceil(size / 16) if size >= 16 else size for size in stage.geometry.patch)
-    strides = [tuple(1 for _ in patch)]
-    strides += [tuple(2 if size >= 16 else 1 for size in patch)] * (LEVELS - 1)
-    kernel = tuple(3 for _ in patch)
+    channels, outputs = len(fingerprint.channels), len(fingerprint.labels) + 1
+    memory = memory_gb(machine)[0]
     width = stage.unet.features[0]
-    network = Network(
-        features=tuple(width * 2**level for level in range(LEVELS)),
-        kernels=(kernel,) * LEVELS,
-        strides=tuple(strides),
-        convolutions=(2,) * LEVELS,
-        decoder_convolutions=(2,) * (LEVELS - 1),
-        norm="none",
-        activation="relu",
-        pooling="max",
-        deep_supervision=False,
-        why={
-            "features": f"Doubled at each of five levels from {width}: the paper's 64 where time allows it.",
-            "strides": "2 along each axis between levels (2×2 max-pooling).",
-            "norm": "None, as published.",
-        },
-    )
-    geometry = stage.geometry.changed(
-        patch=patch, why={**stage.geometry.why, "patch": "Enlarged to a multiple of 16: four halvings."}
-    )
+
+    def held(patch: Shape) -> float:
+        return elements(_network(patch, width), patch, channels, outputs)
+
+    patch, why_patch = _patch(stage, lambda patch: SMALLEST_BATCH * held(patch) <= memory * ELEMENTS_PER_GB)
+    network = _network(patch, width)
+    room = int(min(REFERENCE_GB, memory) * ELEMENTS_PER_GB / held(patch))
+    batch = max(SMALLEST_BATCH, min(stage.training.batch, room))
+    work = batch * multiply_accumulates(network, patch, channels, outputs)
+    usual = stage.training.batch * multiply_accumulates(stage.unet, stage.geometry.patch, channels, outputs)
+    geometry = stage.geometry.changed(patch=patch, why={**stage.geometry.why, "patch": why_patch})
+    reasons = {"learning_rate": "A quarter of the usual rate: nothing is normalised."}
+    if batch < stage.training.batch:
+        reasons["batch"] = f"Memory holds {batch} patches of this size."
     training = stage.training.changed(
+        batch=batch,
         learning_rate=stage.training.learning_rate / 4,
-        why={**stage.training.why, "learning_rate": "A quarter of the usual rate: nothing is normalised."},
+        seconds_per_step=stage.training.seconds_per_step * work / usual,
+        why={**stage.training.why, **reasons},
     )
     augmentation = stage.augmentation.changed(
         elastic=max(stage.augmentation.elastic, 3.0),
@@ -139,6 +139,42 @@ def _as_published(stage: Stage) -> Stage:
         augmentation=augmentation,
         prediction=prediction,
     )
+
+
+def _network(patch: Shape, width: int) -> Network:
+    """The paper's network for a patch: axes too short for four halvings are not halved."""
+    halving = tuple(2 if size >= DIVISOR else 1 for size in patch)
+    return Network(
+        features=tuple(width * 2**level for level in range(LEVELS)),
+        kernels=(tuple(3 for _ in patch),) * LEVELS,
+        strides=(tuple(1 for _ in patch), *(halving,) * (LEVELS - 1)),
+        convolutions=(2,) * LEVELS,
+        decoder_convolutions=(2,) * (LEVELS - 1),
+        norm="none",
+        activation="relu",
+        pooling="max",
+        deep_supervision=False,
+        why={
+            "features": f"Doubled at each of five levels, from {width}, which the common rules find time "
+            "and memory for; from 64 in the paper.",
+            "strides": "2 along each axis between levels (2×2 max-pooling).",
+            "norm": "None, as published.",
+        },
+    )
+
+
+def _patch(stage: Stage, fits: Callable[[Shape], bool]) -> tuple[Shape, str]:
+    """The stage's patch enlarged to what four halvings divide, then made smaller until it fits; and why."""
+    patch = tuple(
+        DIVISOR * ceil(size / DIVISOR) if size >= DIVISOR else size for size in stage.geometry.patch
+    )
+    why = f"Enlarged to a multiple of {DIVISOR}: four halvings."
+    seen = [s for axis, s in enumerate(stage.geometry.median_shape) if axis != stage.geometry.slice_axis]
+    while not fits(patch) and max(patch) > DIVISOR:
+        _, axis = max((size / seen[a], a) for a, size in enumerate(patch) if size > DIVISOR)
+        patch = tuple(size - DIVISOR if a == axis else size for a, size in enumerate(patch))
+        why = f"A multiple of {DIVISOR} for four halvings, as large as memory holds two of."
+    return patch, why
 
 
 METHOD = PlainUNet

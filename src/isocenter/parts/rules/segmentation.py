@@ -55,6 +55,7 @@ def stages(
     configurations: Sequence[str] | None = None,
     *,
     repeated: bool = False,
+    alone: bool = False,
 ) -> tuple[Stage, ...]:
     """Every stage of a segmentation plan, each decision with its reason.
 
@@ -67,6 +68,8 @@ def stages(
         configurations: Which of `2d`, `3d_fullres`, `3d_lowres`, `3d_cascade`; by default data and budget
             decide.
         repeated: Whether several networks of one configuration can answer together, where there is time.
+        alone: Whether one network has the whole budget: of the configurations that data and budget decide
+            on, the one at full resolution, if there is one.
 
     Raises:
         BadPlan: A configuration is unknown, or unfit for these data.
@@ -77,6 +80,8 @@ def stages(
     full = full_grid(fingerprint)
     whole, situation = _settled(situation, full, budget, measure)
     grids, why = _grids(situation, full, whole.patch, configurations)
+    if alone:
+        grids, why = [_chief(grids)], "One network, as published: it has the whole budget."
     parts = [BUDGET_PARTS.get(grid.name, 1.0) for grid in grids]
     in_parts = any(grid.after for grid in grids)
     found = []
@@ -151,6 +156,11 @@ def _grids(
         low = coarse_grid(full, timing.SHORT_COVER, lambda grid: _voxels(situation, grid, in_time=True))
         names = names if low is not None else ("3d_fullres",)
     return [_grid(name, full, low, situation) for name in names], why
+
+
+def _chief(grids: Sequence[Grid]) -> Grid:
+    """The grid at full resolution, else the last."""
+    return next((grid for grid in grids if grid.name == "3d_fullres"), grids[-1])
 
 
 def _grid(name: str, full: Grid, low: Grid | None, situation: Situation) -> Grid:
