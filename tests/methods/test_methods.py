@@ -17,7 +17,7 @@ from isocenter.compute import Compute, seed_step, threads
 from isocenter.errors import BadPlan
 from isocenter.images.geometry import Geometry
 from isocenter.images.placement import Placement
-from isocenter.methods.method import Method
+from isocenter.methods.method import Method, Request
 from isocenter.pipeline.speed import random_batch
 from isocenter.records import (
     Budget,
@@ -252,3 +252,22 @@ def test_a_voxel_counts_in_the_cross_entropy_as_its_label_is_planned_to(key: str
     torch.testing.assert_close(weighed - plain, 4 * lost)
     with pytest.raises(BadPlan, match="2 for 3 labels"):
         method.plan.changed(stages=(method.stage.changed(training=training.changed(label_weights=(1, 2))),))
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("foreground", [False, True])
+@pytest.mark.parametrize("drawn", [2, 3], ids=["background only", "nothing"])
+def test_every_patch_holds_something_annotated_where_hardly_anything_is(
+    key: str, foreground: bool, drawn: int
+) -> None:
+    """One stroke of annotation in a volume; where nothing is annotated, any patch will do."""
+    method = _built(key, 3, "an ignored value")
+    label = np.full((40, 40, 40), 3, np.uint8)
+    if drawn == 2:
+        label[5, 30:33, 7] = 0
+    prepared = method.prepare({"image": np.zeros((2, 40, 40, 40), np.float32), "label": label})
+    for seed in range(20):
+        request = Request((8, 8, 8), (8, 8, 8), foreground)
+        patch = method.sample(prepared, np.random.default_rng(seed), request)
+        assert patch.keys() - {"weights"} == {"image", "label"}
+        assert (patch["label"] != 3).any() == (drawn == 2)

@@ -16,10 +16,11 @@ from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.encodings.masks import MaskEncoding
 from isocenter.parts.losses.deep import deeply
 from isocenter.parts.losses.overlap import dice_and_binary_cross_entropy, dice_and_cross_entropy
-from isocenter.parts.sampling.patches import foreground_index, sample_patch
+from isocenter.parts.sampling.patches import annotated_index, foreground_index, sample_patch
 from isocenter.records import Budget, Choice, Fingerprint, Label, Machine, Plan, Record, Stage
 
 PLACES = "places_"
+ANNOTATED = "annotated"
 
 
 class Configured(Record):
@@ -68,7 +69,11 @@ class SupervisedMaps(Method):
         return {**arrays, **{f"{PLACES}{name}": voxels for name, voxels in found.items()}}
 
     def sample(self, arrays: Arrays, rng: np.random.Generator, request: Request) -> Arrays:
-        index = {name: array for name, array in arrays.items() if name.startswith(PLACES)}
+        places = {name: array for name, array in arrays.items() if name.startswith(PLACES)}
+        index: Arrays = places
+        centre: bool | str = request.foreground
+        if ANNOTATED in arrays and not (centre and any(map(len, places.values()))):
+            index, centre = {ANNOTATED: arrays[ANNOTATED]}, ANNOTATED
         points = {name: array for name, array in arrays.items() if self.kinds.get(name) == "point"}
         volumes = {n: array for n, array in arrays.items() if n in self.kinds and n not in points}
         drawn = sample_patch(
@@ -76,12 +81,13 @@ class SupervisedMaps(Method):
             request.size,
             rng,
             index=index,
-            foreground=request.foreground,
+            foreground=centre,
             source_size=request.source_size,
             padding=self.padding,
             points=points,
         )
-        rest = {n: np.array(a) for n, a in arrays.items() if n not in self.kinds and n not in index}
+        drawn_from = {*self.kinds, *places, ANNOTATED}
+        rest = {n: np.array(a) for n, a in arrays.items() if n not in drawn_from}
         return {**drawn, **rest}
 
     @property
@@ -178,8 +184,12 @@ class SupervisedMasks(SupervisedMaps):
         return {str(number): index[label.name] for number, label in enumerate(self.plan.labels)}
 
     def prepare(self, arrays: Arrays) -> Arrays:
+        """Add also where anything is annotated, if not everything is: a patch without it teaches nothing."""
         arrays = super().prepare(arrays)
         arrays.pop("objects", None)
+        if "label" in arrays and self.plan.ignore is not None:
+            rng = np.random.default_rng(arrays["label"].size)
+            arrays[ANNOTATED] = annotated_index(arrays["label"], self.plan.ignore, rng)
         return arrays
 
     def example(self, rng: np.random.Generator) -> dict[str, Tensor]:
