@@ -75,13 +75,27 @@ def a_plan() -> Plan:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90s", 90), ("15m", 900), (" 15 MIN ", 900), ("2h", 7200), ("1.5d", 129_600), ("0.5m", 30)],
+    [
+        ("90s", 90),
+        ("90 s", 90),
+        ("15m", 900),
+        (" 15 MIN ", 900),
+        ("15 minutes", 900),
+        ("2h", 7200),
+        ("5 hours", 18_000),
+        ("1h30m", 5400),
+        ("1h 30 min", 5400),
+        ("1.5d", 129_600),
+        ("0.5m", 30),
+    ],
 )
 def test_a_budget_of_time_is_read_in_seconds(text: str, seconds: float) -> None:
     assert Budget.read(text) == Budget(seconds=seconds)
 
 
-@pytest.mark.parametrize(("text", "epochs"), [("250 epochs", 250), ("1epoch", 1), ("10 Epochs", 10)])
+@pytest.mark.parametrize(
+    ("text", "epochs"), [("250 epochs", 250), ("1epoch", 1), ("1 epoch", 1), ("10 Epochs", 10)]
+)
 def test_a_budget_of_epochs_is_read_as_a_number(text: str, epochs: int) -> None:
     assert Budget.read(text) == Budget(epochs=epochs)
 
@@ -97,6 +111,10 @@ def test_a_budget_of_epochs_is_read_as_a_number(text: str, epochs: int) -> None:
         "0 epochs",
         "1.5 epochs",
         "15 minutess",
+        "30m 1h",
+        "5m 5m",
+        "1h 2 epochs",
+        "1h30",
         "1,5h",
         "1e3m",
         "nan m",
@@ -108,9 +126,26 @@ def test_what_is_no_budget_is_refused(text: str) -> None:
         Budget.read(text)
 
 
-@pytest.mark.parametrize("text", ["90s", "15m", "2h", "1.5d", "250 epochs"])
+@pytest.mark.parametrize("text", ["0.5s", "90s", "15m", "2h", "1.5d", "250 epochs"])
 def test_a_budget_is_printed_as_it_is_read(text: str) -> None:
     assert Budget.read(str(Budget.read(text))) == Budget.read(text)
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        (Budget(seconds=6000), "1h 40m"),
+        (Budget(seconds=5399.9999), "1h 30m"),
+        (Budget(seconds=900), "15m"),
+        (Budget(seconds=225), "3m 45s"),
+        (Budget(seconds=86_400), "1d"),
+        (Budget(seconds=7.5), "7.5s"),
+        (Budget(epochs=1), "1 epoch"),
+        (Budget(epochs=2), "2 epochs"),
+    ],
+)
+def test_a_budget_is_printed_without_fractions_of_an_hour(budget: Budget, words: str) -> None:
+    assert str(budget) == words
 
 
 def test_a_budget_is_time_or_epochs_and_not_both() -> None:
@@ -246,7 +281,7 @@ path = Path(sys.argv[1])
 Label(name="Großhirn", values=(1,)).save(path)
 assert Label.load(path).name == "Großhirn"
 assert Budget.read("1.5h").seconds == 5400.0
-assert str(Budget(seconds=5400.5)) == "1.50014h", str(Budget(seconds=5400.5))
+assert str(Budget(seconds=1.5)) == "1.5s", str(Budget(seconds=1.5))
 """
 
 

@@ -216,6 +216,15 @@ class Fingerprint(Record):
 # --------------------------------------------------------------------------------------------------- the plan
 
 
+_PART = r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]+)\s*"
+_SECONDS = {
+    **dict.fromkeys(("d", "day", "days"), 86400),
+    **dict.fromkeys(("h", "hour", "hours"), 3600),
+    **dict.fromkeys(("m", "min", "minute", "minutes"), 60),
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1),
+}
+
+
 class Budget(Record):
     """Wall time from start to weights, per fold, in seconds; or a number of epochs. Exactly one is set."""
 
@@ -232,27 +241,33 @@ class Budget(Record):
 
     @classmethod
     def read(cls, text: str) -> Budget:
-        """Read `90s`, `15m`, `2h`, `1.5d` or `250 epochs`.
+        """Read `90s`, `15 minutes`, `1h30m`, `1.5d` or `250 epochs`.
 
         Raises:
             BadPlan: The text is none of these.
         """
-        found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", text.lower())
-        units = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-        if found and found[2] in units and float(found[1]) > 0:
-            return cls.parse({"seconds": float(found[1]) * units[found[2]]})
-        if found and found[2] in ("epoch", "epochs") and float(found[1]).is_integer() and float(found[1]) > 0:
-            return cls(epochs=int(float(found[1])))
-        raise BadPlan(f"'{text}' is not a budget.", cure="Write for example 15m, 2h, 1d or '250 epochs'.")
+        plain = text.strip().lower()
+        parts = [(float(size), unit) for size, unit in re.findall(_PART, plain)]
+        if re.fullmatch(rf"(?:{_PART})+", plain) and sum(size for size, _ in parts) > 0:
+            counted = [unit for _, unit in parts]
+            if counted in (["epoch"], ["epochs"]) and parts[0][0].is_integer():
+                return cls(epochs=int(parts[0][0]))
+            lengths = [_SECONDS.get(unit, 0) for unit in counted]
+            if all(lengths) and lengths == sorted(set(lengths), reverse=True):
+                return cls.parse({"seconds": sum(size * _SECONDS[unit] for size, unit in parts)})
+        raise BadPlan(f"'{text}' is not a budget.", cure="Write for example 15m, 2h, 1h30m or '250 epochs'.")
 
     def __str__(self) -> str:
         if self.epochs is not None:
-            return f"{self.epochs} epochs"
+            return f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
         seconds = self.seconds or 0.0
-        for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-            if seconds >= size:
-                return f"{seconds / size:g}{unit}"
-        return f"{seconds:g}s"
+        if seconds < 60:
+            return f"{seconds:g}s"
+        words, left = [], round(seconds)
+        for size, unit in ((86400, "d"), (3600, "h"), (60, "m"), (1, "s")):
+            count, left = divmod(left, size)
+            words += [f"{count}{unit}"] if count else []
+        return " ".join(words)
 
     def share(self, part: float) -> Budget:
         """The given part of this budget, for one of several stages."""
