@@ -297,9 +297,9 @@ def contestant(entrant: Entrant, rows: Sequence[CaseScore], summary: Any, **cost
 def costs(folder: Path, rows: Sequence[CaseScore], device: str) -> dict[str, Any]:
     """What a run's answers cost: its networks, its training, and the time for one case, measured here."""
     from isocenter.pipeline.choose import title
+    from isocenter.pipeline.costs import parameters, step_gb
     from isocenter.pipeline.learn import read_log
     from isocenter.pipeline.predict import default_members
-    from isocenter.pipeline.train import step_gb
 
     run = Run(folder)
     plan, choice = run.plan, run.choice
@@ -317,18 +317,12 @@ def costs(folder: Path, rows: Sequence[CaseScore], device: str) -> dict[str, Any
         "method": plan.method if len(used) == 1 else f"{plan.method} ({title(used)})",
         "budget": plan.budget,
         "seed": plan.seed,
-        "parameters": sum(_parameters(plan, stage.name) for stage in stages),
+        "parameters": sum(parameters(plan, stage) for stage in stages),
         "multiply_accumulates_per_voxel": _total(_work(plan, stage.name) for stage in stages),
         "training_seconds": sum(spent) if spent and len(spent) == len(logs) else None,
         "case_seconds": _case_seconds(run, rows, device),
         "step_gb": max(step_gb(plan, stage) for stage in stages),
     }
-
-
-def _parameters(plan: Plan, stage: str) -> int:
-    own = plan.stage(stage)
-    method = methods.load(plan.method).at(own)(plan, own)
-    return sum(parameter.numel() for parameter in method.modules.parameters())
 
 
 def _total(parts: Iterable[float | None]) -> float | None:
@@ -342,9 +336,11 @@ def _work(plan: Plan, name: str) -> float | None:
 
     None where the network is no encoder-decoder, so that the plan does not say how it is built.
     """
+    from isocenter.pipeline.costs import parameters
+
     stage = plan.stage(name)
     if stage.network is None:
-        return None if _parameters(plan, name) else 0.0
+        return None if parameters(plan, stage) else 0.0
     method = methods.load(plan.method).at(stage)(plan, stage)
     roles = len(tasks.load(plan.task).inputs)
     channels = roles * len(plan.channels) + (len(plan.labels) if stage.after else 0)
