@@ -218,9 +218,30 @@ def test_scores_are_shown_with_their_intervals_and_failures(
     overheard(monkeypatch, "evaluate", some_scores())
     assert cli.main(["evaluate", "answers", "truths", "--out", "scores"]) == 0
     text = capsys.readouterr().out
-    assert "0.900 (0.850–0.940)" in text
+    assert "0.900 (0.850 to 0.940)" in text
     assert "undefined" in text
     assert "failed: a: no answer" in text
+    assert "95 % intervals over patients." in text
+
+
+def test_negative_intervals_can_be_read_and_none_is_claimed_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    below = Interval(mean=-28.3, low=-28.451, high=-28.099, n=2)
+    alone = Interval(mean=-28.3, low=None, high=None, n=1)
+    for found, said in ((below, "(-28.451 to -28.099)"), (alone, "of 1 patient, without intervals.")):
+        rows = tuple(CaseScore(case=c, patient="p", values={}) for c in "ab")
+        scores = Scores(task="segmentation", cases=rows, summary={"left": {"hu": found}})
+        overheard(monkeypatch, "evaluate", scores)
+        assert cli.main(["evaluate", "answers", "truths", "--out", "scores"]) == 0
+        text = capsys.readouterr().out
+        assert said in text
+        assert ("95 %" in text) == (found is below)
+
+
+def test_the_help_of_the_catalogue_says_that_its_option_filters(capsys: Capture) -> None:
+    assert cli.main(["methods", "--help"]) == 0
+    assert "only the methods that answer this task" in " ".join(capsys.readouterr().out.split())
 
 
 def test_programs_get_the_scores_as_they_stand_on_disk(
@@ -238,7 +259,7 @@ def test_many_labels_are_listed_one_below_the_other(monkeypatch: pytest.MonkeyPa
     overheard(monkeypatch, "evaluate", many)
     assert cli.main(["evaluate", "answers", "truths", "--out", "scores"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["organ", "59", "dice", "0.900", "(0.850–0.940)"] in rows
+    assert ["organ", "59", "dice", "0.900", "(0.850", "to", "0.940)"] in rows
 
 
 @pytest.mark.parametrize(
@@ -377,11 +398,21 @@ def test_the_cache_says_where_it_lies_and_can_be_cleared(
     monkeypatch.setenv("ISOCENTER_CACHE", str(tmp_path))
     (tmp_path / "prepared-1").mkdir()
     (tmp_path / "prepared-1" / "image.npy").write_bytes(b"x" * 2500)
+    (tmp_path / "mine.txt").write_bytes(b"x" * 1500)
+    (tmp_path / "prepared-2").write_bytes(b"a folder's name, but no folder" * 100)
     assert cli.main(["cache"]) == 0
-    assert capsys.readouterr().out == f"2.5 kB in {tmp_path}\n"
+    assert capsys.readouterr().out == f"7 kB in {tmp_path}\n"
     assert cli.main(["cache", "--clear", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"folder": str(tmp_path), "freed_bytes": 2500}
+    assert json.loads(capsys.readouterr().out) == {
+        "folder": str(tmp_path),
+        "freed_bytes": 2500,
+        "bytes": 4500,
+    }
     assert not (tmp_path / "prepared-1").exists()
+    assert cli.main(["cache", "--clear"]) == 0
+    assert capsys.readouterr().out == (
+        f"0 bytes freed in {tmp_path}; 4.5 kB remain: other files, or what could not be deleted\n"
+    )
 
 
 # ---------------------------------------------------------------------------------------------- surroundings

@@ -126,7 +126,11 @@ def demo(
 
 
 @app.command(sort_key=next(_order))
-def methods(*, task: Task = None, common: Common = Common()) -> Answer:
+def methods(
+    *,
+    task: Annotated[str | None, Parameter(help="List only the methods that answer this task.")] = None,
+    common: Common = Common(),
+) -> Answer:
     """List the catalogue of methods."""
     from isocenter.methods import catalogue
 
@@ -473,10 +477,15 @@ def cache(
     from isocenter.pipeline import prepare as stage
 
     folder = stage.cache_root()
-    if clear:
-        freed = stage.clear_cache()
-        return Answer({"folder": str(folder), "freed_bytes": freed}, (f"{_size(freed)} freed in {folder}",))
     held = stage.cache_bytes()
+    if clear:
+        stage.clear_cache()
+        left = stage.cache_bytes()
+        remain = f"; {_size(left)} remain: other files, or what could not be deleted" if left else ""
+        return Answer(
+            {"folder": str(folder), "freed_bytes": held - left, "bytes": left},
+            (f"{_size(held - left)} freed in {folder}{remain}",),
+        )
     return Answer({"folder": str(folder), "bytes": held}, (f"{_size(held)} in {folder}",))
 
 
@@ -565,7 +574,16 @@ def _scores_text(scores: Scores) -> tuple[RenderableType, ...]:
         rows = [(*place, cell) for place, cell in cells.items()]
         table = _table(("label", "measure", "mean"), rows)
     failures = [f"failed: {case.case}: {case.failure}" for case in scores.cases if case.failure]
-    return (table, f"Means of {_count(len(scores.cases), 'case')}, 95 % intervals over patients.", *failures)
+    return (table, _means(scores), *failures)
+
+
+def _means(scores: Scores) -> str:
+    """What the table holds; one patient has no interval."""
+    means = f"Means of {_count(len(scores.cases), 'case')}"
+    if any(found.low is not None for each in scores.summary.values() for found in each.values()):
+        return f"{means}, 95 % intervals over patients."
+    patients = len({case.patient for case in scores.cases})
+    return f"{means} of {_count(patients, 'patient')}, without intervals."
 
 
 def _comparison_data(result: Comparison) -> dict[str, Any]:
@@ -620,7 +638,7 @@ def _interval(interval: Interval | None) -> str:
     if interval.mean is None:
         return "undefined"
     mean = f"{interval.mean:.3f}"
-    return mean if interval.low is None else f"{mean} ({interval.low:.3f}–{interval.high:.3f})"
+    return mean if interval.low is None else f"{mean} ({interval.low:.3f} to {interval.high:.3f})"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:

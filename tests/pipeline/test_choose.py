@@ -227,7 +227,7 @@ def test_the_largest_component_is_kept_only_where_that_helps(blobs: Path, make_r
         _answer(run, plan, dataset, number, lambda mask: _in_two(_with_speck(mask)))
     choice = choose.choose(run, plan, dataset, [0, 1])
     assert choice.tuned == {"largest_component": ["label_1"]}
-    assert "label_1" in choice.why["largest_component"]
+    assert "where mean Dice rises: label_1" in choice.why["largest_component"]
     assert "label_2" in choice.why["largest_component"]
 
 

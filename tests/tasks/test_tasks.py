@@ -41,3 +41,9 @@ def test_judging_does_not_import_torch() -> None:
     code = "import sys, isocenter.tasks as t; t.load('segmentation'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_no_two_measures_have_the_same_title(name: str) -> None:
+    titles = [measure.title for measure in tasks.load(name).measures.values()]
+    assert len(set(titles)) == len(titles)

@@ -133,7 +133,8 @@ def _components(
             kept.append(label.name)
         if before and after:
             remarks.append(f"{label.name} {np.mean(before):.4f} as it is, {np.mean(after):.4f} when cut")
-    return kept, f"Only the largest component is kept where mean {measure} rises: {'; '.join(remarks)}."
+    title_of = Measures(tasks.load(plan.task))[measure].title
+    return kept, f"Only the largest component is kept where mean {title_of} rises: {'; '.join(remarks)}."
 
 
 def _cleaned(run: Run, plan: Plan, dataset: Dataset, number: int, members: Sequence[str]) -> list[CaseScore]:

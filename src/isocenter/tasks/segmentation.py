@@ -43,7 +43,7 @@ class Segmentation(SingleImage):
         "precision": Measure("Precision"),
         "sensitivity": Measure("Sensitivity"),
         "specificity": Measure("Specificity"),
-        "volume_difference": Measure("Volume difference", better="none"),
+        "volume_difference": Measure("Relative volume difference", better="none"),
         "volume_difference_ml": Measure("Volume difference", unit="ml", better="none"),
         "hausdorff": Measure("Hausdorff", unit="mm", better="low", digits=2),
         "surface_dice": Measure("Surface Dice", shown=True),

@@ -73,20 +73,26 @@ def _light(passes: float) -> tuple[dict[str, object], dict[str, str]]:
         "gamma_inverted_probability": 0.0,
     }
     return strength, {
-        "rotation_probability": f"Each case is seen about {max(1, round(passes))} times: the more often, the "
+        "rotation_probability": f"Each case is seen {how_often(passes)}: the more often, the "
         f"more often it is turned; one time in five at least, {MOST_MOVED:.0%} at most.",
         "scale_probability": "As for rotation.",
         "scale": "Sizes vary as much as patients do.",
-        "noise_probability": f"Each sample is seen about {max(1, round(passes))} times: about half of "
+        "noise_probability": f"Each sample is seen {how_often(passes)}: about half of "
         "nnU-Net's probabilities, which are made for hundreds of passes.",
         "gamma_inverted_probability": "Off: inverted contrast does not occur, and time is short.",
     }
 
 
+def how_often(passes: float) -> str:
+    """About how many times, in words."""
+    times = max(1, round(passes))
+    return "about once" if times == 1 else f"about {times} times"
+
+
 def _full(passes: float) -> tuple[dict[str, object], dict[str, str]]:
     return {}, {
         "scale": "nnU-Net's range: patients and fields of view differ.",
-        "noise_probability": f"Each sample is seen about {round(passes)} times: nnU-Net's full set of "
+        "noise_probability": f"Each sample is seen {how_often(passes)}: nnU-Net's full set of "
         "variations keeps the network from learning the cases by heart.",
         "gamma_inverted_probability": "One in ten, as in nnU-Net: bright or dark alone should not decide.",
     }

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, log2, prod
 
-from isocenter.parts.rules.augmentation import mirror_axes
+from isocenter.parts.rules.augmentation import how_often, mirror_axes
 from isocenter.parts.rules.budget import TRAINING_COST, USABLE_SHARE, is_long, steps_needed
 from isocenter.records import Augmentation, Budget, Fingerprint, Label, Machine, Network
 
@@ -237,6 +237,5 @@ def _moving(patch: Sequence[int], passes: float) -> tuple[float, str]:
         return 0.0, WHY_SIGNALS
     if max(patch) < STILL_BELOW:
         return 0.0, f"Never: below {STILL_BELOW} voxels, interpolation blurs what tells classes apart."
-    times = max(1, round(passes))
     often = round(min(MOST_TURNED, max(0.3, passes / 80)), 2)
-    return often, f"Each image is seen about {times} times: the more often, the more often it is turned."
+    return often, f"Each image is seen {how_often(passes)}: the more often, the more often it is turned."
