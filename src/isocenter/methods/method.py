@@ -114,6 +114,11 @@ class Method:
         """The class that learns and answers a stage; another one where stages have little in common."""
         return cls
 
+    @classmethod
+    def loss_in_words(cls, plan: Plan) -> str:
+        """What a methods paragraph says is minimised; nothing where the method does not say it."""
+        return ""
+
     # -------------------------------------------------------------------------------------- before training
 
     @classmethod

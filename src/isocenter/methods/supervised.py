@@ -17,7 +17,7 @@ from isocenter.parts.encodings.masks import MaskEncoding
 from isocenter.parts.losses.deep import deeply
 from isocenter.parts.losses.overlap import dice_and_binary_cross_entropy, dice_and_cross_entropy
 from isocenter.parts.sampling.patches import annotated_index, foreground_index, sample_patch
-from isocenter.records import Budget, Choice, Fingerprint, Label, Machine, Plan, Record, Stage
+from isocenter.records import Budget, Choice, Fingerprint, Label, Machine, Plan, Record, Stage, regions
 
 PLACES = "places_"
 ANNOTATED = "annotated"
@@ -149,6 +149,15 @@ class SupervisedMasks(SupervisedMaps):
 
         found = stages(fingerprint, budget, machine, speed, wanted, repeated=not cls.alone, alone=cls.alone)
         return tuple(map(weighed, found))
+
+    @classmethod
+    def loss_in_words(cls, plan: Plan) -> str:
+        """The common loss; nothing of a method with one of its own."""
+        if cls.criterion is not SupervisedMasks.criterion:
+            return ""
+        if regions(plan.labels):
+            return "the sum of soft Dice loss and binary cross-entropy of each region"
+        return "the sum of soft Dice loss and cross-entropy"
 
     def criterion(self, scores: Tensor, **truth: Tensor) -> Tensor:
         """The loss of one level's scores."""

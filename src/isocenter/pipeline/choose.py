@@ -22,6 +22,7 @@ from isocenter.tasks.single import MEAN
 from isocenter.tasks.task import Task
 
 LARGEST = "largest_component"
+UNCHOSEN = "No other fold has run, so nothing was chosen."
 
 
 def networks(plan: Plan) -> list[tuple[str, ...]]:
@@ -62,7 +63,7 @@ def choose(run: Run, plan: Plan, dataset: Dataset, numbers: Sequence[int]) -> Ch
     """
     if not numbers:
         members = default_members(plan)
-        return Choice(members=members, why={"members": "No other fold has run, so nothing was chosen."})
+        return Choice(members=members, why={"members": UNCHOSEN})
     task = tasks.load(plan.task)
     means = {each: _mean(run, plan, numbers, each, task) for each in candidates(plan)}
     words = Measures(task)

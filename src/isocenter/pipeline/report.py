@@ -128,7 +128,7 @@ def _content(run: Contents) -> dict[str, Any]:
     cases = run.scores.cases if run.scores else ()
     leading = words.leading(cases)
     ranked = _ranked(cases, leading, words)
-    text = paragraph.methods_text(run.plan, run.dataset, run.scores, words)
+    text = paragraph.methods_text(run.plan, run.dataset, run.scores, words, run.choice)
     pictures = _pictures(run, task, ranked[:PICTURES])
     content = {
         "name": run.name,

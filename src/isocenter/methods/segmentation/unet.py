@@ -31,7 +31,7 @@ from isocenter.parts.rules.batch import SMALLEST_BATCH
 from isocenter.parts.rules.budget import ELEMENTS_PER_GB, REFERENCE_GB, memory_gb
 from isocenter.parts.rules.spacing import Shape
 from isocenter.parts.rules.topology import elements, multiply_accumulates
-from isocenter.records import Budget, Fingerprint, Machine, Network, Record, Stage
+from isocenter.records import Budget, Fingerprint, Machine, Network, Plan, Record, Stage, regions
 
 CARD = {
     "title": "U-Net",
@@ -70,6 +70,12 @@ class PlainUNet(SupervisedMasks):
         """One stage on the grid that the common rules choose, with this paper's network."""
         (common,) = super().configure(fingerprint, budget, machine, speed, settings)
         return (_as_published(common, fingerprint, machine),)
+
+    @classmethod
+    def loss_in_words(cls, plan: Plan) -> str:
+        named = f"{'binary ' if regions(plan.labels) else ''}cross-entropy"
+        weighed = plan.settings.get("border_weight", True)
+        return f"{named} with more weight between objects that lie close together" if weighed else named
 
     def network(self, inputs: int, outputs: int) -> nn.Module:
         return UNet(self.stage.unet, inputs, outputs)

@@ -6,11 +6,15 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from isocenter import methods, tasks
 from isocenter.errors import IsocenterError
 from isocenter.pipeline.report_pages.measures import PIXELS, Measures
-from isocenter.records import Augmentation, Budget, Card, Channel, Dataset, Label, Plan, Scores, Stage
+from isocenter.records import Augmentation, Budget, Card, Channel, Choice, Dataset, Label, Plan, Scores, Stage
+
+if TYPE_CHECKING:
+    from isocenter.methods.method import Method
 
 _BOOTSTRAP = "Efron B. Better bootstrap confidence intervals. J Am Stat Assoc 82, 171–185 (1987)."
 _DICE = "Dice LR. Measures of the amount of ecologic association between species. Ecology 26, 297–302 (1945)."
@@ -135,7 +139,11 @@ class _References:
 
 
 def methods_text(
-    plan: Plan | None, dataset: Dataset | None, scores: Scores | None, measures: Measures
+    plan: Plan | None,
+    dataset: Dataset | None,
+    scores: Scores | None,
+    measures: Measures,
+    choice: Choice | None = None,
 ) -> Text:
     """Write the paragraph from what is known; without a plan only the judging is described."""
     cited = _References()
@@ -143,6 +151,7 @@ def methods_text(
     sentences: list[str] = []
     if plan is not None:
         sentences += _trained(plan, dataset, card, cited, measures.length)
+        sentences += _chosen(plan, choice, measures)
     if scores is not None:
         sentences += _judged(scores, cited, measures)
     return Text(
@@ -161,21 +170,34 @@ def _card(plan: Plan | None) -> Card:
 
 @dataclass(frozen=True)
 class _Ways:
-    """Whether a method learns by gradient, and whether it answers tile by tile."""
+    """Whether a method learns by gradient, and whether it answers tile by tile; what it minimises, and what
+    some of its patches are centred on, where that is known."""
 
     learns: bool = True
     tiled: bool = True
+    loss: str = ""
+    centred: str = ""
 
 
 def _ways(plan: Plan) -> _Ways:
     """As the method says; a user's own file that has moved is taken for one that learns."""
-    if plan.task == "segmentation":
-        return _Ways()
     try:
         kind = methods.load(plan.method)
     except IsocenterError:
         return _Ways()
-    return _Ways(bool(kind.turns), kind.tiled)
+    return _Ways(bool(kind.turns), kind.tiled, kind.loss_in_words(plan), _centred(kind))
+
+
+def _centred(kind: type[Method]) -> str:
+    """What some patches of the common way to draw them are centred on; nothing where they are drawn else."""
+    from isocenter.methods.supervised import SupervisedMaps, SupervisedMasks
+
+    if not issubclass(kind, SupervisedMaps) or kind.sample is not SupervisedMaps.sample:
+        return ""
+    if kind.places is SupervisedMaps.places:
+        return ""
+    common = kind.places is SupervisedMasks.places
+    return "a labelled voxel, each structure as often" if common else "what is to be found"
 
 
 def _trained(plan: Plan, dataset: Dataset | None, card: Card, cited: _References, length: str) -> list[str]:
@@ -229,7 +251,7 @@ def duration(seconds: float) -> str:
 
 
 def _counted(number: int, noun: str) -> str:
-    plural = "es" if noun.endswith("s") else "s"
+    plural = "es" if noun.endswith(("s", "ch")) else "s"
     return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
@@ -274,6 +296,7 @@ def _stage(stage: Stage, plan: Plan, ways: _Ways, length: str) -> list[str]:
         f"It was trained by {_OPTIMISERS.get(training.optimiser, training.optimiser)} with an initial "
         f"learning rate of {training.learning_rate:g} and a weight decay of {training.weight_decay:g}; "
         f"{_augmentation(stage.augmentation)}.",
+        *_learnt(stage, ways),
     ]
     if alike > 1:
         said.append(
@@ -286,6 +309,57 @@ def _stage(stage: Stage, plan: Plan, ways: _Ways, length: str) -> list[str]:
         f"Predictions of tiles with {stage.prediction.overlap:.0%} overlap were averaged with Gaussian "
         "weights" + (", as were those of mirrored images." if stage.prediction.mirror else "."),
     ]
+
+
+def _learnt(stage: Stage, ways: _Ways) -> list[str]:
+    """What was minimised on which patches, and which weights were kept."""
+    training, said = stage.training, []
+    if ways.loss:
+        deep = stage.network is not None and stage.network.deep_supervision
+        rare = ", voxels of rare structures counting more" if training.label_weights else ""
+        where = ", on several resolutions of the decoder" if deep else ""
+        said.append(f"The loss was {ways.loss}{rare}{where}.")
+    centred = training.batch - round(training.batch * (1 - training.foreground_share))
+    if ways.centred and centred:
+        said.append(
+            f"Of each batch, {_counted(centred, 'patch')} {'was' if centred == 1 else 'were'} "
+            f"centred on {ways.centred}."
+        )
+    if training.average:
+        said.append(
+            "The weights used are an exponential moving average over the steps, with factor "
+            f"{training.average:g}."
+        )
+    return said
+
+
+def _chosen(plan: Plan, choice: Choice | None, measures: Measures) -> list[str]:
+    """What was decided on the held-out cases of the folds, if anything was."""
+    from isocenter.pipeline.choose import LARGEST, UNCHOSEN, candidates
+
+    if choice is None or choice.why.get("members", UNCHOSEN) == UNCHOSEN:
+        return []
+    headline = measures[measures.task.headline].title
+    said = []
+    if len(candidates(plan)) > 1:
+        average = "" if len(choice.members) == 1 else "the average of "
+        said.append(
+            f"By {headline} on the held-out cases, {average}{_listed(choice.members)} was chosen among "
+            f"{_counted(len(candidates(plan)), 'candidate')}."
+        )
+    cut = choice.tuned.get(LARGEST)
+    if isinstance(cut, list) and cut:
+        said.append(
+            f"Of {_listed([str(name) for name in cut])} only the largest connected component was kept, since "
+            f"that raised the mean {headline} of held-out cases."
+        )
+    if said:
+        said.append("The scores of each fold rest on choices made without its cases.")
+    return said
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _network(stage: Stage) -> str:
@@ -329,8 +403,7 @@ def _augmentation(settings: Augmentation) -> str:
     words = [word for used, word in said if used]
     if not words:
         return "no augmentation was used"
-    listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-    return f"augmentation was by {listed}"
+    return f"augmentation was by {_listed(words)}"
 
 
 def _judged(scores: Scores, cited: _References, measures: Measures) -> list[str]:
