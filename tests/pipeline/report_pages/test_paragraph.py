@@ -174,9 +174,9 @@ def test_what_cross_validation_chose_is_said() -> None:
     why = {"members": "Dice over the held-out cases of folds 0 and 1: ...", "largest_component": "Only ..."}
     both = Choice(members=("2d", "3d_fullres"), tuned={"largest_component": ["one"]}, why=why)
     assert (
-        "By Dice on the held-out cases, the average of 2d and 3d_fullres was chosen among 3 candidates. Of one "
-        "only the largest connected component was kept, since that raised the mean Dice of held-out cases. The "
-        "scores of each fold rest on choices made without its cases." in said(plan, both)
+        "By Dice on the held-out cases, the average of 2d and 3d_fullres was chosen among 3 candidates. Of "
+        "one only the largest connected component was kept, since that raised the mean Dice of held-out "
+        "cases. The scores of each fold rest on choices made without its cases." in said(plan, both)
     )
     alone = said(plan.changed(stages=plan.stages[1:]), Choice(members=("3d_fullres",), why=why))
     assert "chosen among" not in alone
