@@ -16,7 +16,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import isocenter
 from isocenter import cli
+from isocenter.images.layouts.declaration import Declaration
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -100,6 +102,21 @@ def test_the_python_of_the_pages_works(block: str, at_home: Path) -> None:
     for slow, quick in QUICK.items():
         block = block.replace(f'"{slow}"', f'"{quick}"')
     exec(compile(block, "page", "exec"), {})  # the project's own pages
+
+
+def test_the_declaration_on_the_page_of_segmentation_is_followed(at_home: Path) -> None:
+    ((_, block),) = [each for each in blocks("json", marked=False) if "regions_class_order" in each[1]]
+    (at_home / "hippocampus" / "isocenter.json").write_text(block, encoding="utf-8")
+    dataset = isocenter.open(at_home / "hippocampus")
+    assert [channel.name for channel in dataset.channels] == ["T1"]
+    assert {label.name: label.values for label in dataset.labels} == {"whole": (1, 2), "posterior": (2,)}
+    assert (dataset.regions, dataset.paint, dataset.ignore) == (True, (1, 2), 3)
+    assert {case.patient for case in dataset.cases} == {f"case_{number}" for number in range(6)}
+
+
+def test_every_key_of_the_declaration_is_on_the_page() -> None:
+    text = (ROOT / "docs" / "segmentation.md").read_text(encoding="utf-8")
+    assert [key for key in Declaration.model_fields if f"`{key}`" not in text] == []
 
 
 @pytest.mark.parametrize(("place", "block"), list(blocks("console", marked=False)))
