@@ -433,6 +433,7 @@ def _networks(plan: Plan) -> str:
     settings = [
         f"The setting {name} is {_spoken(value)}. {plan.why.get(f'settings.{name}', '')}".strip()
         for name, value in plan.settings.items()
+        if value is not None or f"settings.{name}" in plan.why
     ]
     single = [stage.name for stage in plan.stages if stage.repeats is None]
     times = [len(plan.together(name)) for name in single]

@@ -39,12 +39,12 @@ def cache_bytes() -> int:
 
 
 def clear_cache() -> int:
-    """Delete all prepared arrays; gives the bytes that were freed."""
-    freed = cache_bytes()
+    """Delete all prepared arrays; gives the bytes that were really freed."""
+    held = cache_bytes()
     for kind in ("prepared-*", "features-*"):
         for entry in cache_root().glob(kind):
             shutil.rmtree(entry, ignore_errors=True)
-    return freed
+    return held - cache_bytes()
 
 
 def prepare_image(image: Image, stage: Stage) -> tuple[np.ndarray, Placement]:
