@@ -96,7 +96,7 @@ def test_a_read_only_output_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("below", ["plan.json", "deep/plan.json"])
 def test_an_output_below_a_file_is_an_error_that_names_it(tmp_path: Path, below: str) -> None:
     (tmp_path / "run").write_text("a file, not a folder")
-    with pytest.raises(RunFailed, match="a file lies where a folder must be made") as fault:
+    with pytest.raises(IsocenterError, match="a file lies where a folder is due") as fault:
         files.write_text(tmp_path / "run" / below, "{}")
     assert fault.value.where == str(tmp_path / "run" / below)
     assert "another output folder" in fault.value.cure
@@ -110,6 +110,24 @@ def test_a_folder_that_is_a_file_is_refused_before_anything_is_written(tmp_path:
         assert fault.value.where == str(tmp_path / "run")
     files.refuse_what_is_no_folder(tmp_path / "new" / "answers")
     assert names(tmp_path) == ["run"]
+
+
+def test_whatever_else_the_system_says_is_a_sentence_with_a_cure(tmp_path: Path) -> None:
+    with pytest.raises(IsocenterError) as fault:
+        files.write_text(tmp_path / ("long" * 100), "{}")
+    assert fault.value.what == f"it cannot be written to ({os.strerror(errno.ENAMETOOLONG)})."
+    assert "another output folder" in fault.value.cure
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENOTDIR, errno.ENOSPC, errno.EIO])
+def test_a_cache_that_cannot_be_written_to_is_to_be_put_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setenv("ISOCENTER_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(IsocenterError) as fault, files.as_fault(tmp_path / "cache" / "prepared-1" / "case"):
+        raise OSError(code, os.strerror(code))
+    assert "ISOCENTER_CACHE" in fault.value.cure
+    assert "output folder" not in fault.value.cure
 
 
 def test_nan_never_reaches_a_json_file(tmp_path: Path) -> None:

@@ -50,15 +50,19 @@ def as_fault(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        cached = Path(path).is_relative_to(cache_root())
+        elsewhere = "Set ISOCENTER_CACHE to another folder." if cached else ELSEWHERE
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunFailed(
-                "the disk is full.", where=path, cure="Free some space; what was whole before is kept."
-            ) from error
+            kept = "Free some space; what was whole before is kept."
+            cure = f"Free some space. {elsewhere}" if cached else kept
+            raise RunFailed("the disk is full.", where=path, cure=cure) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise RunFailed("no permission to write here.", where=path, cure=ELSEWHERE) from error
+            raise RunFailed("no permission to write here.", where=path, cure=elsewhere) from error
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
-            raise RunFailed("a file lies where a folder must be made.", where=path, cure=ELSEWHERE) from error
-        raise IsocenterError(str(error.strerror or error), where=path) from error
+            what = "a file lies where a folder is due."
+        else:
+            what = f"it cannot be written to ({error.strerror or error})."
+        raise IsocenterError(what, where=path, cure=elsewhere) from error
 
 
 def refuse_what_is_no_folder(path: Path) -> None:
