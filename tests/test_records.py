@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import isocenter
 from isocenter.errors import BadPlan, IsocenterError
 from isocenter.records import (
     Augmentation,
@@ -19,6 +20,7 @@ from isocenter.records import (
     Case,
     Channel,
     ChannelScheme,
+    Choice,
     Dataset,
     Fold,
     Geometry,
@@ -213,9 +215,127 @@ def test_a_file_that_is_no_record_is_refused_by_name(tmp_path: Path, content: by
         Budget.load(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "this is not valid JSON (EOF while parsing a value at line 1 column 0)."),
+        (b'{"seconds": ', "this is not valid JSON (EOF while parsing a value at line 1 column 12)."),
+        (b"\xff\xfe", "this is no text in UTF-8."),
+    ],
+)
+def test_a_file_that_is_cut_short_is_to_be_mended_or_copied(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    (tmp_path / "choice.json").write_bytes(content)
+    with pytest.raises(BadPlan) as fault:
+        Choice.load(tmp_path / "choice.json")
+    assert fault.value.what == said
+    assert fault.value.cure == "Mend the file, or take a whole copy of it."
+
+
 def test_an_absent_file_is_an_error_and_no_traceback(tmp_path: Path) -> None:
-    with pytest.raises(BadPlan, match="cannot be read"):
+    with pytest.raises(BadPlan, match="cannot be read") as fault:
         Plan.load(tmp_path / "plan.json")
+    assert fault.value.cure
+
+
+# -------------------------------------------------------------------------------------- values that cannot be
+
+
+def edited(place: str, value: object) -> Any:
+    """The content of a plan's file with the value at a dotted place replaced."""
+    content: Any = json.loads(a_plan().model_dump_json())
+    inner, parts = content, [int(part) if part.isdecimal() else part for part in place.split(".")]
+    for part in parts[:-1]:
+        inner = inner[part]
+    inner[parts[-1]] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "key", "said"),
+    [
+        ("seed", -1, "seed", "greater than or equal to 0"),
+        ("stages", [], "stages", "at least one value"),
+        ("task", "counting", "task", "the method 'segmentation/nnunet' answers 'segmentation'"),
+        ("dims", 2, "stages.0.geometry.spacing_mm", "takes one value for each axis: 2, not 3"),
+        ("channels", [{"name": "T1"}, {"name": "T2"}], None, "takes one value for each channel: 2, not 1"),
+        ("stages.0.normalisation.channels", [], None, "takes one value for each channel: 1, not 0"),
+        ("stages.0.normalisation.channels.0.sd", -1, None, "greater than or equal to 0"),
+        ("stages.0.normalisation.channels.0.high", -1, None, "-1 is less than low, 0"),
+        ("stages.0.geometry.spacing_mm", [0, 1, 1], "stages.0.geometry.spacing_mm.0", "greater than 0"),
+        ("stages.0.geometry.spacing_mm", [1, 1], None, "one value for each axis: 3, not 2"),
+        ("stages.0.geometry.median_shape", [40, 200], None, "one value for each axis: 3, not 2"),
+        ("stages.0.geometry.patch", [32, 96], None, "one value for each axis: 3, not 2"),
+        ("stages.0.geometry.patch", [0, 96, 96], "stages.0.geometry.patch.0", "greater than 0"),
+        ("stages.0.geometry.patch", [31, 96, 96], None, "31 voxels along axis 0 do not divide by 2: take 32"),
+        ("stages.0.geometry.anisotropic_axis", 3, None, "there is no axis 3, the last of 3 is 2"),
+        ("stages.0.geometry.image_order", 2, None, "0, 1 or 3"),
+        ("stages.0.network.features", [], None, "at least one value"),
+        ("stages.0.network.features", [0, 32], "stages.0.network.features.0", "greater than 0"),
+        ("stages.0.network.kernels", [[3, 3], [3, 3]], "stages.0.network", "as many axes as the patch"),
+        ("stages.0.training.learning_rate", -1, None, "greater than 0"),
+        ("stages.0.training.momentum", 0, None, "Nesterov's steps, which need more than 0"),
+        ("stages.0.training.momentum", 1, None, "less than 1"),
+        ("stages.0.training.warmup", 1, None, "less than 1"),
+        ("stages.0.training.batch", 0, None, "greater than 0"),
+        ("stages.0.training.label_weights", [1, 2], None, "one value for each label: 0, not 2"),
+        ("stages.0.augmentation.scale", [1.4, -0.7], "stages.0.augmentation.scale.1", "greater than 0"),
+        (
+            "stages.0.augmentation.scale",
+            [1.4, 0.7],
+            None,
+            "1.4 is more than 0.7; write the smaller",
+        ),
+        ("stages.0.augmentation.noise_probability", 2, None, "less than or equal to 1"),
+        ("stages.0.augmentation.mirror", [3], None, "the patch has no axis 3"),
+        ("stages.0.prediction.mirror", [0, 7], None, "the patch has no axis 7"),
+        ("stages.0.prediction.overlap", 2, None, "less than 1"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_with_its_file_and_key(
+    tmp_path: Path, place: str, value: object, key: str | None, said: str
+) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(edited(place, value)))
+    with pytest.raises(BadPlan) as fault:
+        Plan.load(path)
+    named = {"channels": "stages.0.normalisation.channels"}.get(place, place)
+    assert fault.value.where == str(path)
+    assert fault.value.what.startswith(f"'{key or named}': ")
+    assert said in fault.value.what
+
+
+def test_without_momentum_adamw_learns_all_the_same() -> None:
+    training = a_plan().stages[0].training.changed(optimiser="adamw", momentum=0.0)
+    assert training.momentum == 0
+
+
+def test_a_method_of_the_user_s_own_answers_whatever_task_it_says() -> None:
+    assert a_plan().changed(method="mine/my_method.py", task="counting").task == "counting"
+
+
+def test_a_choice_names_somebody() -> None:
+    with pytest.raises(BadPlan, match=r"'members': .*at least one value"):
+        Choice.parse({"members": []})
+
+
+@pytest.mark.parametrize(("place", "value"), [("stages.0.training.new_option", 3), ("seed", -1)])
+def test_what_a_newer_version_wrote_is_said_to_be_newer(tmp_path: Path, place: str, value: object) -> None:
+    content = {**edited(place, value), "isocenter": "99.0.0"}
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    with pytest.raises(BadPlan) as fault:
+        Plan.load(tmp_path / "plan.json")
+    told = f"it was written by isocenter 99.0.0, this is {isocenter.__version__}. '{place}'"
+    assert fault.value.what.startswith(told)
+    assert "Did you mean" not in fault.value.what
+    assert fault.value.cure == "Upgrade isocenter."
+
+
+@pytest.mark.parametrize("version", ["99.0.0", "0.0.1", "soon", 7])
+def test_a_plan_that_fits_is_read_whoever_wrote_it(tmp_path: Path, version: object) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps({**edited("seed", 4), "isocenter": str(version)}))
+    assert Plan.load(tmp_path / "plan.json").seed == 4
 
 
 def test_a_changed_record_is_validated_again() -> None:

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
+import isocenter
 from isocenter import files
 from isocenter.errors import BadPlan, IsocenterError, suggestion
+
+MEND = "Mend the file, or take a whole copy of it."
 
 
 class Record(BaseModel):
@@ -41,12 +57,15 @@ class Record(BaseModel):
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadPlan(f"cannot be read ({error.__class__.__name__}).", where=path) from error
+        except OSError as error:
+            cure = "Check that the file is there and may be read."
+            raise BadPlan(f"cannot be read ({type(error).__name__}).", where=path, cure=cure) from error
+        except UnicodeDecodeError as error:
+            raise BadPlan("this is no text in UTF-8.", where=path, cure=MEND) from error
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise BadPlan(_explain(cls, error), where=path) from error
+            raise _fault(cls, error, text, path) from error
 
     def save(self, path: Path) -> None:
         """Write the record as indented JSON, whole or not at all."""
@@ -55,6 +74,40 @@ class Record(BaseModel):
     def changed(self, **values: Any) -> Self:
         """A validated copy with some values replaced."""
         return self.parse({**dict(self), **values})
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _rising(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] > limits[1]:
+        raise ValueError(f"{limits[0]:g} is more than {limits[1]:g}; write the smaller one first")
+    return limits
+
+
+Range = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_rising)]
+PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_rising)]
+
+
+def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values:
+        raise ValueError("takes at least one value")
+    return values
+
+
+NotEmpty = AfterValidator(_not_empty)
+
+
+class _Unfit(ValueError):
+    """Values that do not fit each other, with the key to be named: pydantic only says whose check it was."""
+
+    def __init__(self, key: str, what: str) -> None:
+        super().__init__(what)
+        self.key = key
+
+
+def _one_for_each(noun: str, due: int, found: int) -> str:
+    return f"takes one value for each {noun}: {due}, not {found}"
 
 
 # --------------------------------------------------------------------------------------------------- the data
@@ -71,14 +124,7 @@ class Label(Record):
     """A structure to be found: the integer values that make it up in the user's files."""
 
     name: str
-    values: tuple[int, ...]
-
-    @field_validator("values")
-    @classmethod
-    def _some(cls, values: tuple[int, ...]) -> tuple[int, ...]:
-        if not values:
-            raise ValueError("a label needs at least one value")
-        return values
+    values: Annotated[tuple[int, ...], NotEmpty]
 
 
 class Case(Record):
@@ -302,13 +348,13 @@ class Geometry(Section):
     """
 
     dims: Literal[1, 2, 3]
-    spacing_mm: tuple[float, ...]
-    median_shape: tuple[int, ...]
-    patch: tuple[int, ...]
-    slice_axis: int | None = None
-    anisotropic_axis: int | None = None
-    image_order: int = 3
-    through_order: int = 0
+    spacing_mm: tuple[PositiveFloat, ...]
+    median_shape: tuple[PositiveInt, ...]
+    patch: tuple[PositiveInt, ...]
+    slice_axis: NonNegativeInt | None = None
+    anisotropic_axis: NonNegativeInt | None = None
+    image_order: Literal[0, 1, 3] = 3
+    through_order: Literal[0, 1, 3] = 0
     own_grid: bool = False
     orientation: Directions = ()
 
@@ -319,6 +365,17 @@ class Geometry(Section):
             raise ValueError("give a direction for each of three axes, or none")
         return orientation
 
+    @model_validator(mode="after")
+    def _of_its_axes(self) -> Self:
+        axes = self.dims + (self.slice_axis is not None)
+        for key, count in (("spacing_mm", axes), ("median_shape", axes), ("patch", self.dims)):
+            if len(getattr(self, key)) != count:
+                raise _Unfit(key, _one_for_each("axis", count, len(getattr(self, key))))
+        for key in ("slice_axis", "anisotropic_axis"):
+            if (axis := getattr(self, key)) is not None and axis >= axes:
+                raise _Unfit(key, f"there is no axis {axis}, the last of {axes} is {axes - 1}")
+        return self
+
 
 class ChannelScheme(Record):
     """How one channel's intensities are brought to order: see `parts/rules/normalisation.py`."""
@@ -326,9 +383,15 @@ class ChannelScheme(Record):
     channel: str
     scheme: Literal["ct", "zscore", "unit", "none"]
     mean: float = 0.0
-    sd: float = 1.0
+    sd: NonNegativeFloat = 1.0
     low: float = 0.0
     high: float = 1.0
+
+    @model_validator(mode="after")
+    def _of_a_range(self) -> Self:
+        if self.low > self.high:
+            raise _Unfit("high", f"{self.high:g} is less than low, {self.low:g}")
+        return self
 
 
 class Normalisation(Section):
@@ -341,11 +404,11 @@ class Normalisation(Section):
 class Network(Section):
     """The shape of an encoder-decoder: per level its features, kernel, stride and number of convolutions."""
 
-    features: tuple[int, ...]
-    kernels: tuple[tuple[int, ...], ...]
-    strides: tuple[tuple[int, ...], ...]
-    convolutions: tuple[int, ...]
-    decoder_convolutions: tuple[int, ...]
+    features: Annotated[tuple[PositiveInt, ...], NotEmpty]
+    kernels: tuple[tuple[PositiveInt, ...], ...]
+    strides: tuple[tuple[PositiveInt, ...], ...]
+    convolutions: tuple[PositiveInt, ...]
+    decoder_convolutions: tuple[PositiveInt, ...]
     norm: Literal["instance", "batch", "group", "none"] = "instance"
     activation: Literal["leaky_relu", "relu", "silu"] = "leaky_relu"
     pooling: Literal["stride", "max"] = "stride"
@@ -357,58 +420,64 @@ class Training(Section):
     `label_weights` are by label, in their order, what a voxel counts in the cross-entropy."""
 
     budget: Budget
-    batch: int
-    steps_per_epoch: int
+    batch: PositiveInt
+    steps_per_epoch: PositiveInt
     optimiser: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 1e-2
-    weight_decay: float = 3e-5
-    momentum: float = 0.99
-    warmup: float = 0.0
-    power: float = 0.9
-    clip: float = 12.0
-    average: float = 0.0
-    foreground_share: float = 0.33
+    learning_rate: PositiveFloat = 1e-2
+    weight_decay: NonNegativeFloat = 3e-5
+    momentum: float = Field(0.99, ge=0, lt=1)
+    warmup: float = Field(0.0, ge=0, lt=1)
+    power: NonNegativeFloat = 0.9
+    clip: NonNegativeFloat = 12.0
+    average: float = Field(0.0, ge=0, lt=1)
+    foreground_share: Share = 0.33
     batch_dice: bool = False
-    label_weights: tuple[float, ...] = ()
+    label_weights: tuple[PositiveFloat, ...] = ()
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = True
     compile: bool = False
-    checkpoint_seconds: float = 60.0
-    seconds_per_step: float = 0.0
+    checkpoint_seconds: NonNegativeFloat = 60.0
+    seconds_per_step: NonNegativeFloat = 0.0
+
+    @model_validator(mode="after")
+    def _has_momentum(self) -> Self:
+        if self.optimiser == "sgd" and self.momentum == 0:
+            raise _Unfit("momentum", "sgd takes Nesterov's steps, which need more than 0")
+        return self
 
 
 class Augmentation(Section):
     """Probabilities and ranges; see `parts/augment`. Rotation in degrees, elastic displacement in voxels."""
 
-    rotation: tuple[float, ...] = ()
-    rotation_probability: float = 0.2
-    scale: tuple[float, float] = (0.7, 1.4)
-    scale_probability: float = 0.2
-    elastic: float = 0.0
-    elastic_spacing: float = 16.0
-    elastic_probability: float = 0.0
-    mirror: tuple[int, ...] = ()
-    noise: float = 0.1
-    noise_probability: float = 0.1
-    blur: tuple[float, float] = (0.5, 1.0)
-    blur_probability: float = 0.2
-    brightness: tuple[float, float] = (0.75, 1.25)
-    brightness_probability: float = 0.15
-    contrast: tuple[float, float] = (0.75, 1.25)
-    contrast_probability: float = 0.15
-    low_resolution: tuple[float, float] = (0.5, 1.0)
-    low_resolution_probability: float = 0.25
-    gamma: tuple[float, float] = (0.7, 1.5)
-    gamma_probability: float = 0.3
-    gamma_inverted_probability: float = 0.1
+    rotation: tuple[NonNegativeFloat, ...] = ()
+    rotation_probability: Share = 0.2
+    scale: PositiveRange = (0.7, 1.4)
+    scale_probability: Share = 0.2
+    elastic: NonNegativeFloat = 0.0
+    elastic_spacing: PositiveFloat = 16.0
+    elastic_probability: Share = 0.0
+    mirror: tuple[NonNegativeInt, ...] = ()
+    noise: NonNegativeFloat = 0.1
+    noise_probability: Share = 0.1
+    blur: Range = (0.5, 1.0)
+    blur_probability: Share = 0.2
+    brightness: Range = (0.75, 1.25)
+    brightness_probability: Share = 0.15
+    contrast: Range = (0.75, 1.25)
+    contrast_probability: Share = 0.15
+    low_resolution: PositiveRange = (0.5, 1.0)
+    low_resolution_probability: Share = 0.25
+    gamma: PositiveRange = (0.7, 1.5)
+    gamma_probability: Share = 0.3
+    gamma_inverted_probability: Share = 0.1
 
 
 class Prediction(Section):
     """How tiles become an answer: overlap as a share of the tile, axes that are mirrored and averaged."""
 
-    overlap: float = 0.5
-    mirror: tuple[int, ...] = ()
-    batch: int = 1
+    overlap: float = Field(0.5, ge=0, lt=1)
+    mirror: tuple[NonNegativeInt, ...] = ()
+    batch: PositiveInt = 1
     border: Literal["constant", "mirror"] = "constant"
 
 
@@ -443,24 +512,26 @@ class Stage(Record):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         network, patch = self.network, self.geometry.patch
-        if min(self.training.batch, self.training.steps_per_epoch, self.prediction.batch) < 1:
-            raise ValueError("batches and steps are at least 1")
+        for key, axes in (("augmentation", self.augmentation.mirror), ("prediction", self.prediction.mirror)):
+            if any(axis >= len(patch) for axis in axes):
+                raise _Unfit(f"{key}.mirror", f"the patch has no axis {max(axes)}")
         if network is None:
             return self
         levels = {
             len(part) for part in (network.features, network.kernels, network.strides, network.convolutions)
         }
         if len(levels) != 1:
-            raise ValueError(
-                "features, kernels, strides and convolutions must name the same number of levels"
+            raise _Unfit(
+                "network", "features, kernels, strides and convolutions must name the same number of levels"
             )
         if any(len(part) != len(patch) for part in (*network.kernels, *network.strides)):
-            raise ValueError("kernels and strides must have as many axes as the patch")
+            raise _Unfit("network", "kernels and strides must have as many axes as the patch")
         for axis, edge in enumerate(patch):
             step = prod(stride[axis] for stride in network.strides)
-            if edge < 1 or edge % step:
+            if edge % step:
                 near = max(step, round(edge / step) * step)
-                raise ValueError(f"{edge} voxels along axis {axis} do not divide by {step}: take {near}")
+                what = f"{edge} voxels along axis {axis} do not divide by {step}: take {near}"
+                raise _Unfit("geometry.patch", what)
         return self
 
 
@@ -478,7 +549,7 @@ class Plan(Record):
     isocenter: str
     task: str
     method: str
-    seed: int
+    seed: NonNegativeInt
     budget: Budget
     machine: Machine
     dims: Literal[1, 2, 3]
@@ -487,7 +558,7 @@ class Plan(Record):
     paint: tuple[int, ...] = ()
     ignore: int | None = None
     objects: bool = False
-    stages: tuple[Stage, ...]
+    stages: Annotated[tuple[Stage, ...], NotEmpty]
     folds: tuple[Fold, ...]
     settings: dict[str, JsonValue] = {}
     why: dict[str, str] = {}
@@ -510,17 +581,31 @@ class Plan(Record):
         single = [stage.name for stage in self.stages if stage.repeats is None]
         for stage in self.stages:
             if stage.repeats is not None and (stage.repeats not in single or stage.after is not None):
-                raise ValueError(f"stage '{stage.name}' repeats '{stage.repeats}', which cannot be repeated")
+                raise _Unfit(
+                    "stages", f"stage '{stage.name}' repeats '{stage.repeats}', which cannot be repeated"
+                )
         return self
 
     @model_validator(mode="after")
-    def _weighed(self) -> Self:
-        for stage in self.stages:
+    def _of_its_images(self) -> Self:
+        """Every stage is of the plan's axes, channels and labels."""
+        for place, stage in enumerate(self.stages):
+            spacing, schemes = stage.geometry.spacing_mm, stage.normalisation.channels
             weights = stage.training.label_weights
-            if weights and len(weights) != len(self.labels):
-                raise ValueError(f"training.label_weights: {len(weights)} for {len(self.labels)} labels")
-            if any(weight <= 0 for weight in weights):
-                raise ValueError("training.label_weights: must be positive")
+            for key, found, due, what in (
+                ("geometry.spacing_mm", len(spacing), self.dims, "axis"),
+                ("normalisation.channels", len(schemes), len(self.channels), "channel"),
+                ("training.label_weights", len(weights) or len(self.labels), len(self.labels), "label"),
+            ):
+                if found != due:
+                    raise _Unfit(f"stages.{place}.{key}", _one_for_each(what, due, found))
+        return self
+
+    @model_validator(mode="after")
+    def _of_one_task(self) -> Self:
+        answered, own_file = self.method.partition("/")[0], self.method.endswith(".py")
+        if not own_file and self.task != answered:
+            raise _Unfit("task", f"the method '{self.method}' answers '{answered}', not '{self.task}'")
         return self
 
 
@@ -586,7 +671,7 @@ class Raters(Record):
 class Choice(Record):
     """What cross-validation decided: which stages are averaged, and how answers are cleaned up."""
 
-    members: tuple[str, ...]
+    members: Annotated[tuple[str, ...], NotEmpty]
     tuned: dict[str, JsonValue] = {}
     why: dict[str, str] = {}
 
@@ -687,16 +772,46 @@ class Comparison(Record):
 # --------------------------------------------------------------------------------------------------- messages
 
 
-def _explain(record: type[BaseModel], error: ValidationError) -> str:
+def _fault(record: type[BaseModel], error: ValidationError, text: str, path: Path) -> BadPlan:
+    """What is wrong with a record's file; that a newer version wrote it explains all the rest."""
+    writer = _newer_writer(text)
+    if writer is None:
+        unreadable = error.errors()[0]["type"] == "json_invalid"
+        return BadPlan(_explain(record, error), where=path, cure=MEND if unreadable else "")
+    what = f"it was written by isocenter {writer}, this is {isocenter.__version__}."
+    return BadPlan(f"{what} {_explain(record, error, hints=False)}", where=path, cure="Upgrade isocenter.")
+
+
+def _newer_writer(text: str) -> str | None:
+    """The version of isocenter that wrote a file, where that is newer than this one."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    writer = content.get("isocenter") if isinstance(content, dict) else None
+    newer = isinstance(writer, str) and _release(writer) > _release(isocenter.__version__)
+    return writer if newer else None
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+def _explain(record: type[BaseModel], error: ValidationError, *, hints: bool = True) -> str:
     lines = []
     for fault in error.errors()[:3]:
-        key = ".".join(str(part) for part in fault["loc"])
+        raised = fault.get("ctx", {}).get("error")
+        within = (raised.key,) if isinstance(raised, _Unfit) else ()
+        key = ".".join(str(part) for part in (*fault["loc"], *within))
+        message = fault["msg"].removeprefix("Value error, ").removeprefix("Invalid JSON: ")
         if fault["type"] == "extra_forbidden":
-            known = _known_keys(record, fault["loc"][:-1])
+            known = _known_keys(record, fault["loc"][:-1]) if hints else []
             hint = suggestion(str(fault["loc"][-1]), known) if known else ""
             lines.append(f"'{key}' is not a known key. {hint}".rstrip())
+        elif fault["type"] == "json_invalid":
+            lines.append(f"this is not valid JSON ({message}).")
         else:
-            lines.append(f"'{key or 'content'}': {fault['msg']}.")
+            lines.append(f"'{key or 'content'}': {message}.")
     return " ".join(lines)
 
 

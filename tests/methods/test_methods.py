@@ -250,7 +250,7 @@ def test_a_voxel_counts_in_the_cross_entropy_as_its_label_is_planned_to(key: str
     weighed = method.criterion(scores, **encoded)  # type: ignore[attr-defined]
     lost = -scores.log_softmax(dim=1)[0, 3][mask[0] == 3].sum() / 64
     torch.testing.assert_close(weighed - plain, 4 * lost)
-    with pytest.raises(BadPlan, match="2 for 3 labels"):
+    with pytest.raises(BadPlan, match="one value for each label: 3, not 2"):
         method.plan.changed(stages=(method.stage.changed(training=training.changed(label_weights=(1, 2))),))
 
 

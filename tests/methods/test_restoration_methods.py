@@ -241,7 +241,8 @@ def test_a_grey_target_of_colour_is_answered_with_as_many_channels(built: Built)
     channels = tuple(Channel(name=name) for name in ("red", "green"))
     schemes = tuple(method.stage.normalisation.channels[0].changed(channel=c.name) for c in channels)
     stage = method.stage.changed(normalisation=method.stage.normalisation.changed(channels=schemes))
-    plan = method.plan.changed(channels=channels, settings={**method.plan.settings, "answered": 2})
+    settings = {**method.plan.settings, "answered": 2}
+    plan = method.plan.changed(channels=channels, stages=(stage,), settings=settings)
     two = type(method)(plan, stage)
     assert dict(two.outputs) == {"restored": 2}
     assert two.forward({"image": torch.rand(1, 2, 16, 16)})["restored"].shape == (1, 2, 16, 16)

@@ -153,7 +153,7 @@ def test_a_tie_goes_to_the_simpler(blobs: Path, make_run: Planned) -> None:
 
 def test_where_less_is_better_the_least_is_chosen_and_nothing_is_cut(blobs: Path, make_run: Planned) -> None:
     run, plan, dataset = _decided(blobs, make_run, ("2d", "3d_fullres"))
-    plan = plan.changed(task="counting")
+    plan = plan.changed(task="counting", method="counting/density")
     for place, error in (("2d", 3.0), ("3d_fullres", 1.5), ("2d+3d_fullres", 2.0)):
         rows = [CaseScore(case=c, patient=c, values={"a": {"mae": error}}) for c in plan.folds[0].test]
         Scores(task="counting", cases=tuple(rows), summary={}).save(run.fold(0) / place / "scores.json")
@@ -165,7 +165,7 @@ def test_where_less_is_better_the_least_is_chosen_and_nothing_is_cut(blobs: Path
 
 def test_a_measure_that_only_a_set_has_chooses_too(blobs: Path, make_run: Planned) -> None:
     run, plan, dataset = _decided(blobs, make_run, ("2d", "3d_fullres"))
-    plan = plan.changed(task="detection")
+    plan = plan.changed(task="detection", method="detection/retinanet")
     for place, hit in (("2d", 1), ("3d_fullres", 0), ("2d+3d_fullres", 0)):
         found = {"true": 1, "scores": [0.9], "right": [hit], "left_out": [0]}
         found |= {"overlap": [hit - 1], "centre": [hit - 1]}
