@@ -75,10 +75,13 @@ def plan(
     from isocenter.pipeline import fingerprint as measuring
     from isocenter.pipeline import plan as planning
     from isocenter.pipeline import progress
+    from isocenter.pipeline.run import Run
     from isocenter.records import Budget
 
     length = Budget.read(budget)
     dataset = _dataset(data, task, method)
+    if out is not None:
+        Run(Path(out)).refuse_foreign(dataset)
     chosen = method or default(dataset.task)
     dataset = planning.selected(dataset, chosen, overrides)
     with progress.bar("Measuring", total=len(dataset.cases)) as shown:

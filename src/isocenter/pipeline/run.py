@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from pydantic import PositiveInt
 
-from isocenter.errors import BadModel, RunFailed
+from isocenter.errors import BadModel, BadPlan, RunFailed
 from isocenter.files import as_fault
-from isocenter.records import Choice, Dataset, Fingerprint, Plan
+from isocenter.pipeline.survey import files_of
+from isocenter.records import Choice, Dataset, Fingerprint, Plan, Record
 
 WEIGHTS = "weights.safetensors"
+
+SAME_START_SECONDS = 10.0
+"""What a process is said to have started at differs by less than this, since clocks are set."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,12 @@ class Run:
         """
         path = self.folder / "plan.json"
         if not path.is_file():
-            raise BadModel("this is no run or model: it holds no plan.json.", where=self.folder)
+            lacking = "it holds no plan.json" if self.folder.is_dir() else "there is no such folder"
+            raise BadModel(
+                f"this is no run or model: {lacking}.",
+                where=self.folder,
+                cure="Give the folder that `isocenter train` was given as --out.",
+            )
         return Plan.load(path)
 
     @property
@@ -79,6 +90,27 @@ class Run:
             if all((self.stage(number, stage.name, count) / WEIGHTS).is_file() for stage in plan.stages)
         ]
 
+    def refuse_foreign(self, dataset: Dataset) -> None:
+        """Say before any work that a run here would write over the dataset's own files, or among them.
+
+        Raises:
+            BadPlan: `dataset.json` is no run's, or the folder is one of the dataset's and holds no plan.
+        """
+        path = self.folder / "dataset.json"
+        try:
+            if path.is_file():
+                Dataset.load(path)
+        except BadPlan as error:
+            raise BadPlan(
+                "this file is no record of a run, and would be replaced by one.",
+                where=path,
+                cure="Choose another --out; if it is what a broken run has left, delete it.",
+            ) from error
+        if _holds(dataset, self.folder) and not (self.folder / "plan.json").is_file():
+            raise BadPlan(
+                "the dataset itself lies in this folder.", where=self.folder, cure="Choose another --out."
+            )
+
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keep a second process from writing into the same run.
@@ -97,24 +129,66 @@ class Run:
             except FileExistsError:
                 self._break_stale(lock)
         try:
-            os.write(handle, str(os.getpid()).encode())
-            os.close(handle)
+            with as_fault(lock), os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(Holder.here().model_dump_json())
             yield
         finally:
             lock.unlink(missing_ok=True)
 
     def _break_stale(self, lock: Path) -> None:
         try:
-            owner = int(lock.read_text(encoding="utf-8") or 0)
-        except (OSError, ValueError):
-            owner = 0
-        if owner and owner != os.getpid() and psutil.pid_exists(owner):
+            holder = Holder.load(lock)
+        except BadPlan:  # who wrote it was stopped before it could say who it is
+            holder = None
+        if holder is not None and holder.lives():
             raise RunFailed(
-                f"process {owner} is already at work in this folder.",
+                f"process {holder} is already at work in this folder.",
                 where=self.folder,
-                cure="Wait for it, or choose another --out.",
+                cure=f"Wait for it, or choose another --out. If it is long gone, delete {lock}.",
             )
-        lock.unlink(missing_ok=True)
+        with as_fault(lock):
+            lock.unlink(missing_ok=True)
+
+
+class Holder(Record):
+    """The process that a lock names. Numbers of processes recur, in containers above all, so that its start
+    and its computer tell it from others."""
+
+    process: PositiveInt
+    started: float
+    computer: str
+
+    @classmethod
+    def here(cls) -> Holder:
+        """This process."""
+        return cls(process=os.getpid(), started=psutil.Process().create_time(), computer=platform.node())
+
+    def lives(self) -> bool:
+        """Whether it is still at work, which cannot be known of another computer's."""
+        if self.computer != platform.node():
+            return True
+        try:
+            process = psutil.Process(self.process)
+            same = abs(process.create_time() - self.started) < SAME_START_SECONDS
+            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.AccessDenied:
+            return True
+
+    def __str__(self) -> str:
+        return f"{self.process} of {self.computer}" if self.computer != platform.node() else str(self.process)
+
+
+def _holds(dataset: Dataset, folder: Path) -> bool:
+    """Whether a folder is the dataset's, or one below it in which its files lie."""
+    root, own = Path(dataset.root).resolve(), folder.resolve()
+    if own == root or not own.is_relative_to(root):
+        return own == root
+    start = f"{own.relative_to(root).as_posix()}/"
+    # A folder of DICOM is given as a file is, with a series behind two colons.
+    files = (f"{file.partition('::')[0]}/" for case in dataset.cases for file in files_of(case))
+    return any(file.startswith(start) for file in files)
 
 
 @contextlib.contextmanager
