@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from isocenter.errors import BadDataset, IsocenterWarning
+from isocenter.errors import BadDataset, IsocenterWarning, UnreadableFile
 from isocenter.images.layouts import open_dataset, read_image, read_truth
 from isocenter.images.layouts.labels import counted
 from isocenter.records import Channel, Label
@@ -151,6 +151,17 @@ def test_many_values_that_are_no_count_must_be_named(tmp_path: Path) -> None:
     save(tmp_path / "labels/a.png", np.arange(0, 256, dtype=np.uint8).reshape(16, 16) // 2 * 2)
     with pytest.raises(BadDataset, match=r"127 different values.*isocenter\.json"):
         open_dataset(tmp_path)
+
+
+def test_all_label_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    for name in "abcd":
+        pair(tmp_path, name, 1)
+    for name in "bd":
+        (tmp_path / "labels" / f"{name}.nii.gz").write_bytes(b"half")
+    with pytest.raises(UnreadableFile) as fault:
+        open_dataset(tmp_path)
+    assert fault.value.where == str(tmp_path / "labels" / "b.nii.gz")
+    assert f"Nor can these be read: {tmp_path / 'labels' / 'd.nii.gz'}." in fault.value.cure
 
 
 def test_labels_without_anything_in_them_are_refused(tmp_path: Path) -> None:

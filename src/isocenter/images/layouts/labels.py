@@ -7,13 +7,14 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isocenter import images
-from isocenter.errors import BadDataset, IsocenterWarning
+from isocenter.errors import BadDataset, IsocenterWarning, UnreadableFile
 from isocenter.images.image import Image
 from isocenter.images.layouts.draft import TRUTH, Draft
 from isocenter.images.layouts.listing import some
@@ -157,7 +158,21 @@ def _may_number_objects(found: Sequence[set[int]]) -> bool:
 def _values(draft: Draft) -> list[set[int]]:
     files = [str(case.truth[TRUTH]) for case in draft.cases if TRUTH in case.truth]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda file: present(images.read_labels(draft.root / file).array), files))
+        found = list(pool.map(lambda file: _present(draft.root / file), files))
+    broken = [fault for fault in found if isinstance(fault, UnreadableFile)]
+    if not broken:
+        return [values for values in found if not isinstance(values, UnreadableFile)]
+    first, others = broken[0], [str(fault.where) for fault in broken[1:]]
+    more = f" Nor can these be read: {some(others, MANY)}." if others else ""
+    raise UnreadableFile(first.what, where=first.where, cure=f"{first.cure}{more}")
+
+
+def _present(path: Path) -> set[int] | UnreadableFile:
+    """The values in a label file, or why it cannot be read: all files are heard before any is refused."""
+    try:
+        return present(images.read_labels(path).array)
+    except UnreadableFile as fault:
+        return fault
 
 
 def renumbered(image: Image, labels: Sequence[Label]) -> Image:
