@@ -88,6 +88,11 @@ def test_without_a_command_help_is_shown(capsys: Capture) -> None:
         (["train", "data", "--out", "x", "--set", "=4"], "does not set anything"),
         (["predict", "run", "--out", "x"], "INPUT"),
         (["plan", "data", "--seed", "soon"], "--seed"),
+        (["plan", "data", "--seed", "-1"], "--seed. Must be >= 0."),
+        (["train", "data", "--out", "x", "--seed", "-1"], "--seed. Must be >= 0."),
+        (["check", "data", "--workers", "-1"], "--workers. Must be >= 0."),
+        (["plan", "data", "--workers", "-1"], "--workers. Must be >= 0."),
+        (["train", "data", "--out", "x", "--workers", "-1"], "--workers. Must be >= 0."),
         (["methods", "--task", "segmentatoin"], "Did you mean 'segmentation'?"),
     ],
 )
@@ -188,6 +193,7 @@ def test_what_the_user_leaves_open_stays_open(monkeypatch: pytest.MonkeyPatch, c
     assert cli.main(["train", "data", "--out", "run", "--folds", "all"]) == 0
     assert called["folds"] is None
     assert (called["method"], called["budget"], called["workers"]) == (None, None, None)
+    assert called["seed"] is None
     assert (called["device"], called["where"], called["resume"]) == ("auto", "local", False)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from isocenter import files
-from isocenter.errors import RunFailed
+from isocenter.errors import IsocenterError, RunFailed
 
 
 def names(folder: Path) -> list[str]:

@@ -103,7 +103,7 @@ def train(
     start: str | Path | None = None,
     freeze: str | None = None,
     resume: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
     device: str = "auto",
     workers: int | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -123,7 +123,7 @@ def train(
         start: A trained model folder to start from.
         freeze: The part of the network that keeps the weights it starts with, for example `encoder`.
         resume: Go on where the run in `out` was interrupted.
-        seed: What chance starts from: folds, weights, augmentation.
+        seed: What chance starts from: folds, weights, augmentation; by default the plan's, or 0.
         device: `auto`, `cpu`, `cuda` or `mps`.
         workers: Processes beside the main one; by default as many as there are free cores.
         overrides: Values of the plan by dotted key, for example `{"training.batch": 4}`.

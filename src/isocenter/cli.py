@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
 
 import isocenter
 from isocenter.errors import BadPlan, Interrupted, IsocenterError, IsocenterWarning, RunFailed, suggestion
@@ -52,7 +53,10 @@ Run = Annotated[Path, Parameter(help="The folder of a run, or of a model.")]
 Task = Annotated[str | None, Parameter(help="What is asked of the images, where the files do not say it.")]
 Workers = Annotated[
     int | None,
-    Parameter(help="Processes or threads beside the main one; by default as many as there are cores."),
+    Parameter(
+        help="Processes or threads beside the main one; by default as many as there are cores.",
+        validator=Number(gte=0),
+    ),
 ]
 Switch = Annotated[bool, Parameter(show_default=False)]
 
@@ -87,8 +91,8 @@ class Decisions:
     """A key of `isocenter methods`, or a file of your own; by default the usual one for the task."""
     budget: str | None = None
     """Training time per fold: `15m`, `2h`, `'250 epochs'`; by default `1h`."""
-    seed: int = 0
-    """What chance starts from: folds, weights, augmentation."""
+    seed: Annotated[int | None, Parameter(validator=Number(gte=0))] = None
+    """What chance starts from: folds, weights, augmentation; by default 0, or what a plan in `--out` says."""
     settings: Annotated[tuple[str, ...], Parameter(name="--set", show_default=False)] = ()
     """Set a value of the plan, for example `training.batch=4`; may be repeated."""
     task: Task = None
@@ -183,7 +187,7 @@ def plan(
         method=decisions.method,
         budget=decisions.budget or isocenter.DEFAULT_BUDGET,
         out=out,
-        seed=decisions.seed,
+        seed=decisions.seed or 0,
         overrides=read_overrides(decisions.settings),
         task=decisions.task,
         device=resources.device,

@@ -135,12 +135,18 @@ def test_a_misspelt_key_is_refused_with_a_suggestion(key: str, message: str) -> 
     ("key", "value", "message"),
     [
         ("training.batch", "many", "training.batch"),
-        ("training.batch", 0, "at least 1"),
+        ("training.batch", 0, "greater than 0"),
         ("training.optimiser", "sdg", "sgd"),
         ("geometry.patch", (40, 55, 40), "take 56"),
-        ("geometry.patch", (40, 56), "as many axes"),
+        ("geometry.patch", (40, 56), "one value for each axis: 3, not 2"),
         ("network.features", (16, 32), "same number of levels"),
         ("seed", "lucky", "not a whole number"),
+        ("seed", -1, "not a whole number from 0"),
+        ("training.learning_rate", -1, r"3d_fullres\.training\.learning_rate.*greater than 0"),
+        ("geometry.spacing_mm", (0, 1, 1), r"geometry\.spacing_mm.*greater than 0"),
+        ("geometry.spacing_mm", (1, 1), r"geometry\.spacing_mm.*one value for each axis: 3, not 2"),
+        ("normalisation.channels", (), r"normalisation\.channels.*one value for each channel: 1, not 0"),
+        ("prediction.overlap", 2, r"prediction\.overlap.*less than 1"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(key: str, value: object, message: str) -> None:
@@ -177,6 +183,23 @@ def test_folds_that_the_dataset_brings_are_kept() -> None:
     )
     assert plan.folds == (own,)
     assert "brings along" in plan.why["folds"]
+
+
+def test_a_patient_of_two_groups_cannot_be_left_out_with_one_of_them() -> None:
+    cases = tuple(
+        case.changed(group="north" if place % 2 else "south", patient=f"p{place // 3}")
+        for place, case in enumerate(dataset().cases)
+    )
+    with pytest.raises(BadPlan, match="fold 0 would learn from and be scored on the same patient: p0"):
+        make(
+            dataset().changed(cases=cases),
+            fingerprint(),
+            "segmentation/nnunet",
+            Budget.read("15m"),
+            machine=CPU,
+            speed=7e10,
+            overrides={"folds": "groups"},
+        )
 
 
 def test_a_method_for_another_task_is_refused() -> None:

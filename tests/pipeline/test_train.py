@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import isocenter
@@ -26,6 +27,7 @@ from isocenter.errors import BadModel, BadPlan, RunFailed
 from isocenter.methods.method import Arrays, Method, Turn
 from isocenter.methods.segmentation.nnunet import NnUNet
 from isocenter.pipeline import learn
+from isocenter.pipeline.run import Holder, Run
 from isocenter.records import Choice, Plan, Scores
 
 Planned = Callable[..., Path]
@@ -135,14 +137,13 @@ def test_training_again_into_the_same_folder_is_refused(blobs: Path, trained: Pa
 
 def test_two_processes_in_one_folder_are_refused(blobs: Path, make_run: Planned) -> None:
     run = make_run()
-    (run / ".lock").write_text(str(os.getppid()))
-    with pytest.raises(RunFailed, match="already at work"):
+    with Run(run).held(), pytest.raises(RunFailed, match="already at work"):
         isocenter.train(blobs, run, device="cpu")
 
 
 def test_a_lock_of_a_dead_process_is_no_obstacle(blobs: Path, make_run: Planned) -> None:
     run = make_run()
-    (run / ".lock").write_text("999999999")
+    Holder.here().changed(process=999_999_999).save(run / ".lock")
     isocenter.train(blobs, run, device="cpu", workers=1)
     assert (run / "fold_0" / "weights.safetensors").exists()
 
@@ -254,9 +255,112 @@ def test_asking_for_a_fold_that_is_not_there_names_those_that_are(blobs: Path, m
         isocenter.train(blobs, make_run(), folds=(9,), device="cpu")
 
 
-def test_other_wishes_than_the_plan_that_lies_there_are_refused(blobs: Path, make_run: Planned) -> None:
-    with pytest.raises(BadPlan, match="a plan lies here"):
-        isocenter.train(blobs, make_run(), budget="3h", device="cpu")
+@pytest.mark.parametrize(
+    ("wish", "named"),
+    [
+        ({"budget": "3h"}, "budget"),
+        ({"method": "segmentation/unet"}, "method"),
+        ({"seed": 7}, "seed"),
+        ({"overrides": {"training.batch": 3}}, r"training\.batch"),
+    ],
+)
+def test_other_wishes_than_the_plan_that_lies_there_are_refused(
+    blobs: Path, make_run: Planned, wish: dict[str, object], named: str
+) -> None:
+    with pytest.raises(BadPlan, match=rf"a plan lies here already.*\({named}\)"):
+        isocenter.train(blobs, make_run(), device="cpu", **wish)
+
+
+def test_a_run_s_own_wishes_are_no_others(blobs: Path, trained: Path) -> None:
+    with pytest.raises(RunFailed, match="--resume"):  # which is said once the plan is found to be followed
+        isocenter.train(blobs, trained, budget="12 epochs", seed=0, device="cpu")
+
+
+def _edited(run: Path, **values: object) -> Path:
+    path = run / "plan.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    return run
+
+
+def test_a_plan_for_volumes_is_not_followed_on_pictures(make_run: Planned, tmp_path: Path) -> None:
+    run, labels = make_run(), np.zeros((16, 16), np.uint8)
+    labels[4:12, 4:12], labels[6:10, 6:10] = 1, 2
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+    for number in range(10):
+        Image.fromarray(60 * labels + np.uint8(number)).save(tmp_path / "images" / f"case_{number}.png")
+        Image.fromarray(labels).save(tmp_path / "labels" / f"case_{number}.png")
+    with pytest.raises(
+        BadPlan, match="'dims': the plan is for 3D images, the dataset has 2D images"
+    ) as fault:
+        isocenter.train(tmp_path, run, device="cpu")
+    assert fault.value.where == str(run / "plan.json")
+    assert "another --out" in fault.value.cure
+    assert not (run / "dataset.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"labels": []}, r"'labels': the plan has none, the dataset label_1 \(1\), label_2 \(2\)"),
+        ({"channels": [{"name": "T2"}]}, "'channels': the plan has T2, the dataset image"),
+        (
+            {"task": "counting", "method": "counting/density"},
+            "'task': the plan has counting, the dataset",
+        ),
+        ({"folds": []}, "'folds': there is no case to learn from"),
+        (
+            {"folds": [{"train": ["case_0", "zz"], "validation": [], "test": ["case_2"]}]},
+            r"'folds\.0': the dataset has no case 'zz'",
+        ),
+        (
+            {"folds": [{"train": ["case_0", "case_2"], "validation": [], "test": ["case_2"]}]},
+            r"'folds\.0' learns from and is scored on the same patient: patient_1",
+        ),
+        (
+            {"folds": [{"train": ["case_0"], "validation": ["case_3"], "test": ["case_2"]}]},
+            r"'folds\.0' learns from and is scored on the same patient: patient_1",
+        ),
+    ],
+)
+def test_an_edited_plan_that_does_not_fit_the_dataset_is_not_followed(
+    blobs: Path, make_run: Planned, values: dict[str, object], said: str
+) -> None:
+    run = _edited(make_run(), **values)
+    with pytest.raises(BadPlan, match=said) as fault:
+        isocenter.train(blobs, run, device="cpu")
+    assert fault.value.where == str(run / "plan.json")
+    assert fault.value.cure
+
+
+def test_a_run_goes_on_with_the_dataset_that_it_learns_from(
+    trained: Path, blobs: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(blobs, tmp_path / "moved")
+    with pytest.raises(BadPlan, match="this run learns from") as fault:
+        isocenter.train(moved, trained, resume=True, device="cpu")
+    assert str(blobs.resolve()) in fault.value.what
+    assert "root" in fault.value.cure
+
+
+def test_a_run_is_not_laid_over_a_dataset(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for part, name in (("imagesTr", "a_0000"), ("labelsTr", "a")):
+        (root / part).mkdir(parents=True)
+        Image.fromarray(np.eye(16, dtype=np.uint8)).save(root / part / f"{name}.png")
+    said = '{"labels": {"background": 0, "line": 1}, "channel_names": {"0": "x"}, "file_ending": ".png"}'
+    (root / "dataset.json").write_text(said)
+    for out, words in ((root, "no record of a run"), (root / "imagesTr", "the dataset itself lies")):
+        with pytest.raises(BadPlan, match=words):
+            isocenter.train(root, out, budget="1 epochs", device="cpu")
+    assert (root / "dataset.json").read_text() == said
+    assert sorted(path.name for path in root.rglob("*")) == [
+        "a.png",
+        "a_0000.png",
+        "dataset.json",
+        "imagesTr",
+        "labelsTr",
+    ]
 
 
 def test_fine_tuning_starts_from_a_model_and_keeps_what_is_frozen(

@@ -20,6 +20,7 @@ from isocenter.errors import BadDataset, IsocenterError, IsocenterWarning
 from isocenter.images.layouts import open_dataset
 from isocenter.images.layouts.listing import some, unreadable
 from isocenter.images.orientation import letters
+from isocenter.parts.rules.folds import straddling
 from isocenter.pipeline.survey import Examined, Progress, files_of, survey, turned_measure, usual_orientation
 from isocenter.records import Case, CaseMeasure, Dataset, Finding
 from isocenter.tasks.label_files import where
@@ -185,7 +186,6 @@ def _label_names(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _patients(dataset: Dataset) -> Iterator[Finding]:
-    cases = {case.id: case for case in dataset.cases}
     for patient, own in _grouped((case.patient, case) for case in dataset.cases).items():
         splits = sorted({str(case.split) for case in own if case.split is not None})
         if len(splits) > 1:
@@ -195,16 +195,13 @@ def _patients(dataset: Dataset) -> Iterator[Finding]:
                 f"patient '{patient}' is in the official splits {' and '.join(splits)}.",
                 "Keep a patient's cases in one split, or scores are too good to be true.",
             )
-    for number, fold in enumerate(dataset.folds):
-        learnt = {cases[name].patient for name in fold.train + fold.validation}
-        shared = sorted(learnt & {cases[name].patient for name in fold.test})
-        if shared:
-            yield _finding(
-                "error",
-                dataset.root,
-                f"fold {number} learns from and is scored on the same patient: {some(shared)}.",
-                "Correct splits_final.json so that no patient is on both sides.",
-            )
+    for number, shared in straddling(dataset.folds, dataset.cases):
+        yield _finding(
+            "error",
+            dataset.root,
+            f"fold {number} learns from and is scored on the same patient: {some(shared)}.",
+            "Correct splits_final.json so that no patient is on both sides.",
+        )
     count = len({case.patient for case in dataset.cases})
     if count < FOLDS:
         yield _finding(

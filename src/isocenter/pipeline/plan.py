@@ -7,14 +7,16 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 from typing import Any, get_args
 
 import isocenter
 from isocenter import methods, tasks
 from isocenter.errors import BadPlan
 from isocenter.images.layouts.draft import FEATURES
+from isocenter.images.layouts.listing import some
 from isocenter.images.orientation import letters
-from isocenter.parts.rules.folds import folds, given_folds
+from isocenter.parts.rules.folds import folds, given_folds, straddling
 from isocenter.parts.rules.held_out import held_out, spread_evenly, without_unfit
 from isocenter.parts.rules.training import samples_per_epoch, why_steps
 from isocenter.records import (
@@ -172,6 +174,9 @@ def _folds(dataset: Dataset, fingerprint: Fingerprint, seed: int, wish: Any) -> 
         contents = {case.id: case.content for case in fingerprint.cases}
         divided, why = folds(spread_evenly(units, unfit), seed, number, contents)
         why += note
+        for place, shared in straddling(divided, dataset.cases):
+            what = f"fold {place} would learn from and be scored on the same patient: {some(shared)}."
+            raise BadPlan(what, where="folds", cure="Name one group for all cases of a patient.")
     kept, left_out = without_unfit(divided, unfit, dataset.cases, seed)
     return kept, why + left_out
 
@@ -204,8 +209,8 @@ def _oriented(stage: Stage, fingerprint: Fingerprint) -> Stage:
 
 
 def _whole(key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise BadPlan(f"'{value}' is not a whole number.", where=key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise BadPlan(f"'{value}' is not a whole number from 0.", where=key)
     return value
 
 
@@ -213,6 +218,73 @@ def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key.removeprefix("settings."): value for key, value in values.items() if key.startswith("settings.")
     }
+
+
+# --------------------------------------------------------------------------------------------- following
+
+THE_SAME_DATA = "Give the dataset that the plan was made for, or choose another --out."
+
+
+def refuse_other_data(plan: Plan, dataset: Dataset, where: Path) -> None:
+    """A plan is followed on data such as it was made for, and on no fold that scores what it learns from.
+
+    Args:
+        plan: As it lies in its file, where a person may have edited it.
+        dataset: What is to be learnt from.
+        where: The file.
+
+    Raises:
+        BadPlan: Task, channels, labels or cases are not the dataset's, or a patient is on both sides.
+    """
+    labels, own_labels = (
+        [f"{label.name} ({', '.join(str(value) for value in label.values)})" for label in each.labels]
+        for each in (plan, dataset)
+    )
+    channels, own_channels = ([channel.name for channel in each.channels] for each in (plan, dataset))
+    for key, planned, given, cure in (
+        ("task", [plan.task], [dataset.task], f"Say --task {plan.task}, or choose another --out."),
+        ("channels", channels, own_channels, THE_SAME_DATA),
+        ("labels", labels, own_labels, THE_SAME_DATA),
+    ):
+        if planned != given:
+            told = f"'{key}': the plan has {some(planned) or 'none'}, the dataset {some(given) or 'none'}."
+            raise BadPlan(told, where=where, cure=cure)
+    refuse_other_cases(plan, dataset, where)
+    if not plan.folds or not all(fold.train for fold in plan.folds):
+        raise BadPlan("'folds': there is no case to learn from.", where=where, cure="Plan again.")
+    for number, shared in straddling(plan.folds, dataset.cases):
+        raise BadPlan(
+            f"'folds.{number}' learns from and is scored on the same patient: {some(shared)}.",
+            where=where,
+            cure="Correct the fold so that no patient is on both sides.",
+        )
+
+
+def refuse_other_cases(plan: Plan, dataset: Dataset, where: Path) -> None:
+    """Folds name cases of the dataset.
+
+    Raises:
+        BadPlan: One names another.
+    """
+    known = {case.id for case in dataset.cases}
+    for number, fold in enumerate(plan.folds):
+        for case in (*fold.train, *fold.validation, *fold.test):
+            if case not in known:
+                what = f"'folds.{number}': the dataset has no case '{case}'."
+                raise BadPlan(
+                    what, where=where, cure=f"If the fold was not meant so, correct it. {THE_SAME_DATA}"
+                )
+
+
+def refuse_other_axes(plan: Plan, fingerprint: Fingerprint, where: Path) -> None:
+    """A plan for pictures is not followed on volumes.
+
+    Raises:
+        BadPlan: The images have another number of axes.
+    """
+    if plan.dims != fingerprint.dims:
+        what = f"'dims': the plan is for {plan.dims}D images, the dataset has {fingerprint.dims}D images."
+        raise BadPlan(what, where=where, cure=THE_SAME_DATA)
 
 
 # -------------------------------------------------------------------------------------------- overriding

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isocenter.errors import BadDataset, IsocenterWarning
-from isocenter.parts.rules.folds import folds, given_folds
+from isocenter.parts.rules.folds import folds, given_folds, straddling
 from isocenter.records import Case, Fold
 
 Split = Literal["train", "validation", "test"]
@@ -145,3 +145,9 @@ def test_classes_that_exclude_each_other_are_spread_evenly() -> None:
     rare = {f"c{number}" for number in range(10)}
     cases = [one.changed(truth={"class": ["rare" if one.id in rare else "common"]}) for one in cohort(100)]
     assert [len(rare & set(fold.test)) for fold in folds(cases)[0]] == [2] * 5
+
+
+def test_patients_on_both_sides_of_a_fold_are_named() -> None:
+    sound = Fold(train=("c0", "c1"), validation=("c2",), test=("c4",))
+    chosen_on = Fold(train=("c0",), validation=("c5", "c2"), test=("c3", "c4"))
+    assert list(straddling([sound, chosen_on], cohort(6, per_patient=2))) == [(1, ["p1", "p2"])]

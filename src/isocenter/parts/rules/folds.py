@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 
 import numpy as np
@@ -93,6 +93,16 @@ def _as_given(cases: Sequence[Case]) -> Folds:
     )
 
 
+def straddling(folds: Sequence[Fold], cases: Sequence[Case]) -> Iterator[tuple[int, list[str]]]:
+    """The numbers of folds that learn from patients whom they score, each with these patients."""
+    patients = {case.id: case.patient for case in cases}
+    for number, fold in enumerate(folds):
+        learnt = {patients[name] for name in (*fold.train, *fold.validation)}
+        shared = sorted(learnt & {patients[name] for name in fold.test})
+        if shared:
+            yield number, shared
+
+
 def given_folds(given: Sequence[Fold], cases: Sequence[Case], seed: int = 0) -> Folds:
     """The folds that a dataset brings along, each with a tenth for choices where it names none.
 
@@ -105,11 +115,9 @@ def given_folds(given: Sequence[Fold], cases: Sequence[Case], seed: int = 0) -> 
         unknown = [name for name in (*fold.train, *fold.validation, *fold.test) if name not in by_id]
         if unknown:
             raise BadDataset(f"fold {index} names the case '{unknown[0]}', which is not in the dataset.")
-        learnt = {by_id[name].patient for name in (*fold.train, *fold.validation)}
-        shared = learnt & {by_id[name].patient for name in fold.test}
-        if shared:
+        for _, shared in straddling([fold], cases):
             raise BadDataset(
-                f"fold {index} learns from patient '{min(shared)}' and scores the same patient.",
+                f"fold {index} learns from patient '{shared[0]}' and scores the same patient.",
                 cure="Split the dataset by patient.",
             )
         found.append(fold if fold.validation else _with_validation(fold, by_id, [seed, index]))
