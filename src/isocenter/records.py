@@ -358,19 +358,14 @@ class Geometry(Section):
     own_grid: bool = False
     orientation: Directions = ()
 
-    @field_validator("orientation")
-    @classmethod
-    def _directed(cls, orientation: Directions) -> Directions:
-        if len(orientation) not in (0, 3):
-            raise ValueError("give a direction for each of three axes, or none")
-        return orientation
-
     @model_validator(mode="after")
     def _of_its_axes(self) -> Self:
         axes = self.dims + (self.slice_axis is not None)
         for key, count in (("spacing_mm", axes), ("median_shape", axes), ("patch", self.dims)):
             if len(getattr(self, key)) != count:
                 raise _Unfit(key, _one_for_each("axis", count, len(getattr(self, key))))
+        if len(self.orientation) not in (0, 3):
+            raise _Unfit("orientation", "give a direction for each of three axes, or none")
         for key in ("slice_axis", "anisotropic_axis"):
             if (axis := getattr(self, key)) is not None and axis >= axes:
                 raise _Unfit(key, f"there is no axis {axis}, the last of {axes} is {axes - 1}")
