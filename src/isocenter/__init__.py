@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from isocenter.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from isocenter.pipeline.predict import Model
     from isocenter.records import Comparison, Dataset, Plan, Scores
-
-__version__ = "0.1.0"
 
 __all__ = ["compare", "evaluate", "generate", "load", "open", "plan", "predict", "report", "train"]
 

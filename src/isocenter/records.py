@@ -23,9 +23,9 @@ from pydantic import (
     model_validator,
 )
 
-import isocenter
 from isocenter import files
 from isocenter.errors import BadPlan, IsocenterError, suggestion
+from isocenter.version import __version__
 
 MEND = "Mend the file, or take a whole copy of it."
 
@@ -773,7 +773,7 @@ def _fault(record: type[BaseModel], error: ValidationError, text: str, path: Pat
     if writer is None:
         unreadable = error.errors()[0]["type"] == "json_invalid"
         return BadPlan(_explain(record, error), where=path, cure=MEND if unreadable else "")
-    what = f"it was written by isocenter {writer}, this is {isocenter.__version__}."
+    what = f"it was written by isocenter {writer}, this is {__version__}."
     return BadPlan(f"{what} {_explain(record, error, hints=False)}", where=path, cure="Upgrade isocenter.")
 
 
@@ -784,7 +784,7 @@ def _newer_writer(text: str) -> str | None:
     except (ValueError, RecursionError):
         return None
     writer = content.get("isocenter") if isinstance(content, dict) else None
-    newer = isinstance(writer, str) and _release(writer) > _release(isocenter.__version__)
+    newer = isinstance(writer, str) and _release(writer) > _release(__version__)
     return writer if newer else None
 
 

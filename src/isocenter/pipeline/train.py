@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,7 @@ from isocenter.compute import Compute, seed_step
 from isocenter.errors import BadDataset, BadPlan, IsocenterWarning, RunFailed
 from isocenter.images.layouts import read_image, read_inputs
 from isocenter.methods.method import Method
-from isocenter.parts.rules.budget import ELEMENTS_PER_GB
-from isocenter.parts.rules.topology import elements
-from isocenter.pipeline import checkpoint, choose, cluster, progress, tuning
+from isocenter.pipeline import checkpoint, choose, cluster, costs, progress, tuning
 from isocenter.pipeline.check import check
 from isocenter.pipeline.cluster import Where
 from isocenter.pipeline.evaluate import score_cases, write_scores
@@ -37,7 +34,7 @@ from isocenter.pipeline.learn import (
 )
 from isocenter.pipeline.plan import make, refuse_other_axes, refuse_other_cases, refuse_other_data, selected
 from isocenter.pipeline.predict import Model
-from isocenter.pipeline.prepare import Prepared, cache_root, prepare, prepare_image
+from isocenter.pipeline.prepare import Prepared, prepare, prepare_image
 from isocenter.pipeline.run import WEIGHTS, Run
 from isocenter.records import Budget, CaseScore, Dataset, Fold, Plan, Scores, Stage
 
@@ -98,7 +95,7 @@ def train(
             _refuse_unanswered(plan, numbers)
             _refuse_overwriting(run, plan, numbers, resume)
         if methods.load(plan.method).turns:
-            progress.say(estimate(plan, len(numbers)))
+            progress.say(costs.estimate(plan, len(numbers)))
         _each_fold(run, plan, numbers, surroundings, began, where)
         with computing.first_before_others():
             return finish(run) if first else Scores.load(run.folder / "scores.json")
@@ -252,42 +249,6 @@ def _refuse_overwriting(run: Run, plan: Plan, numbers: Sequence[int], resume: bo
                 where=run.folder,
                 cure="Go on with --resume, or choose another --out.",
             )
-
-
-def estimate(plan: Plan, folds: int) -> str:
-    """What training will take, in one line: time, memory of a step, prepared arrays on disk."""
-    names = ", ".join(stage.name for stage in plan.stages)
-    fold = plan.folds[0]
-    cases = len(fold.train) + len(fold.validation)
-    voxels = sum(prod(stage.geometry.median_shape) for stage in plan.stages if stage.repeats is None)
-    disk = voxels * cases * (4 * len(plan.channels) + 2) / GIB
-    memory = max(step_gb(plan, stage) for stage in plan.stages)
-    # Whatever folds are asked for, a stage that others build on is trained on all of them.
-    followed = {later.after for later in plan.stages}
-    seconds = sum(
-        _seconds(stage) * (len(plan.folds) if stage.name in followed else folds) for stage in plan.stages
-    )
-    return (
-        f"Training {names} on {folds} fold{'s' * (folds > 1)}: about {progress.clock(seconds)}, "
-        f"{memory:.2g} GB of memory, {disk:.2g} GB of prepared arrays on disk ({cache_root()})."
-    )
-
-
-def _seconds(stage: Stage) -> float:
-    """Of one fold of a stage."""
-    training = stage.training
-    if training.budget.seconds is not None:
-        return training.budget.seconds
-    return (training.budget.epochs or 0) * training.steps_per_epoch * training.seconds_per_step
-
-
-def step_gb(plan: Plan, stage: Stage) -> float:
-    """Gigabytes that one training step keeps for its backward pass."""
-    if stage.network is None:
-        return 0.0
-    channels = len(plan.channels) + (len(plan.labels) if stage.after else 0)
-    kept = elements(stage.network, stage.geometry.patch, channels, len(plan.labels) + 1)
-    return kept * stage.training.batch / ELEMENTS_PER_GB
 
 
 def _workers(workers: int | None) -> int:
