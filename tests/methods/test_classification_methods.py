@@ -344,7 +344,7 @@ def test_every_classifier_learns_bright_from_dark(
         data,
         run,
         method=f"classification/{key}",
-        budget="6 epochs",
+        budget="9 epochs",
         folds=[0],
         device="cpu",
         workers=1,

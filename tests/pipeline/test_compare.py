@@ -121,7 +121,7 @@ def test_a_missing_answer_is_refused_or_judged_as_empty(blobs: Path, write: Writ
 
 def test_an_answer_on_another_grid_is_refused(blobs: Path, write: Write, tmp_path: Path) -> None:
     odd = write("odd", case_4=np.zeros((1, 5, 6, 7), dtype=np.uint8))
-    with pytest.raises(BadDataset, match=r"case_4 \(the answer and the truth lie on different grids"):
+    with pytest.raises(BadDataset, match="case_4: the answer and the truth lie on different grids"):
         compared(blobs, tmp_path / "out", write("even"), odd)
 
 
@@ -191,7 +191,7 @@ def test_runs_that_were_asked_something_else_are_refused(
     plan = json.loads((trained / "plan.json").read_text(encoding="utf-8"))
     answers = write("answers", moved=1)
     for change, said in (
-        ({"task": "detection"}, "answers 'detection'"),
+        ({"task": "detection"}, "answers 'segmentation', not 'detection'"),
         ({"labels": plan["labels"][:1]}, "labels"),
     ):
         (other / "plan.json").write_text(json.dumps({**plan, **change}), encoding="utf-8")

@@ -157,9 +157,8 @@ def test_the_first_unet_has_a_loss_of_its_own() -> None:
     ],
 )
 def test_nothing_is_said_of_a_loss_or_of_patches_that_a_method_does_not_have(method: str) -> None:
-    plan = plan_of("segmentation/nnunet").changed(method=method)
-    if "/" in method:
-        plan = plan.changed(task=method.split("/", maxsplit=1)[0])
+    task = method.split("/", maxsplit=1)[0] if "/" in method else "segmentation"
+    plan = plan_of("segmentation/nnunet").changed(method=method, task=task)
     text = said(plan)
     assert "The loss was" not in text
     assert "centred on" not in text

@@ -111,6 +111,7 @@ def _geometry(decided: Decided) -> Geometry:
                 "invent."
                 if axis is not None
                 else "Cubic along all axes.",
+                "orientation": "As stored: nothing is turned.",
                 "own_grid": "All cases are brought to one voxel size: a structure then always has its size.",
             },
         }
