@@ -158,29 +158,9 @@ def test_affine_texts_that_cannot_be_trusted_are_refused(tmp_path: Path, text: s
         transforms.read_affine(tmp_path / "a.tfm")
 
 
-def test_matrices_come_back_to_the_last_digit(tmp_path: Path) -> None:
-    transforms.write_matrix(tmp_path / "a.txt", _matrix())
-    assert np.array_equal(transforms.read_matrix(tmp_path / "a.txt"), _matrix())
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("1 0 0 0\n0 1 0 0\n0 0 1 0\n", "3 rows"),
-        ("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 1 1\n", "last row"),
-        ("1 0 0 0\n0 1 0 0\n0 0 1\n0 0 0 1\n", "3 numbers"),
-        ("1 0 0 0\n1 0 0 0\n0 0 1 0\n0 0 0 1\n", "singular"),
-    ],
-)
-def test_matrices_that_are_none_are_refused(tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "a.txt").write_text(text)
-    with pytest.raises(UnreadableFile, match=said):
-        transforms.read_matrix(tmp_path / "a.txt")
-
-
 def test_what_is_no_affine_map_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(IsocenterError, match="4 × 4"):
-        transforms.write_matrix(tmp_path / "a.txt", np.eye(3))
+        transforms.write_affine(tmp_path / "a.txt", np.eye(3))
     with pytest.raises(IsocenterError, match="singular"):
         transforms.write_affine(tmp_path / "a.tfm", np.diag([1.0, 0.0, 1.0, 1.0]))
     with pytest.raises(IsocenterError, match="no point"):

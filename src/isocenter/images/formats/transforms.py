@@ -4,7 +4,6 @@ All go from fixed points to moving points. Inside they are RAS+ millimetres; in 
 
 - A field is NIfTI of five axes, x, y, z, 1, 3, intent code 1007 (vector): ITK's and ANTs' warp files.
 - An affine is ITK's transform text (`.tfm`, `.txt`): y = A (x − c) + c + t.
-- A matrix is plain text: four rows of four numbers, RAS+.
 """
 
 from __future__ import annotations
@@ -168,31 +167,6 @@ def read_affine(path: str | Path) -> NDArray[np.float64]:
     matrix[:3, :3] = parameters[:9].reshape(3, 3)
     matrix[:3, 3] = parameters[9:] + centre - matrix[:3, :3] @ centre
     return to_lps(_checked(matrix, path, UnreadableFile))
-
-
-def write_matrix(path: str | Path, matrix: ArrayLike) -> None:
-    """Write a 4 × 4 RAS+ matrix as four rows of text, each number to its last digit.
-
-    Raises:
-        IsocenterError: The matrix is not affine or not invertible.
-        RunFailed: The disk is full, or the folder cannot be written to.
-    """
-    rows = _checked(matrix, Path(path))
-    files.write_text(Path(path), "".join(f"{_numbers(row)}\n" for row in rows))
-
-
-def read_matrix(path: str | Path) -> NDArray[np.float64]:
-    """Read a 4 × 4 RAS+ matrix from four rows of text; lines that begin with # are remarks.
-
-    Raises:
-        UnreadableFile: It is not four rows of four finite numbers, or no invertible affine map.
-    """
-    path = Path(path)
-    lines = [line for line in _text(path).splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    if len(lines) != 4:
-        raise UnreadableFile(f"it has {len(lines)} rows; a matrix has four.", where=path, cure=_CURE)
-    rows = [_parsed(line.replace(",", " "), 4, path) for line in lines]
-    return _checked(np.stack(rows), path, UnreadableFile)
 
 
 def to_lps(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
