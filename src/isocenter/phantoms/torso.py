@@ -199,11 +199,6 @@ class Phantom:
     l3_mm: float
     patient: Patient
 
-    @property
-    def l3_index(self) -> int:
-        """The slice that holds the middle of L3."""
-        return round(float((self.l3_mm - self.affine[2, 3]) / self.affine[2, 2]))
-
 
 def draw(rng: Generator, variation: float = 1.0) -> Patient:
     """Draw a patient.
