@@ -25,7 +25,6 @@ def test_dice_is_f1_the_harmonic_mean_of_precision_and_sensitivity():
     counts = Counts(7, 2, 5, 11)
     p, s = 7 / 9, 7 / 12
     assert overlap.f1(counts) == pytest.approx(2 * p * s / (p + s))
-    assert overlap.f_beta(counts, 1.0) == pytest.approx(overlap.dice(counts))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -34,18 +33,17 @@ def test_every_measure_agrees_with_scikit_learn(seed):
     answer, truth = rng.random(200) < 0.3, rng.random(200) < 0.4
     counts = overlap.count(answer, truth)
     expected = {
-        "dice": sklearn_metrics.f1_score(truth, answer),
-        "iou": sklearn_metrics.jaccard_score(truth, answer),
-        "precision": sklearn_metrics.precision_score(truth, answer),
-        "sensitivity": sklearn_metrics.recall_score(truth, answer),
-        "specificity": sklearn_metrics.recall_score(~truth, ~answer),
-        "npv": sklearn_metrics.precision_score(~truth, ~answer),
-        "accuracy": sklearn_metrics.accuracy_score(truth, answer),
-        "balanced_accuracy": sklearn_metrics.balanced_accuracy_score(truth, answer),
-        "mcc": sklearn_metrics.matthews_corrcoef(truth, answer),
+        overlap.dice: sklearn_metrics.f1_score(truth, answer),
+        overlap.iou: sklearn_metrics.jaccard_score(truth, answer),
+        overlap.precision: sklearn_metrics.precision_score(truth, answer),
+        overlap.sensitivity: sklearn_metrics.recall_score(truth, answer),
+        overlap.specificity: sklearn_metrics.recall_score(~truth, ~answer),
+        overlap.negative_predictive_value: sklearn_metrics.precision_score(~truth, ~answer),
+        overlap.accuracy: sklearn_metrics.accuracy_score(truth, answer),
+        overlap.balanced_accuracy: sklearn_metrics.balanced_accuracy_score(truth, answer),
+        overlap.matthews: sklearn_metrics.matthews_corrcoef(truth, answer),
     }
-    assert overlap.all_overlaps(counts) == pytest.approx(expected)
-    assert overlap.f_beta(counts, 2.0) == pytest.approx(sklearn_metrics.fbeta_score(truth, answer, beta=2))
+    assert {measure: measure(counts) for measure in expected} == pytest.approx(expected)
 
 
 def test_two_empty_masks_leave_overlap_undefined():
@@ -89,8 +87,6 @@ def test_several_classes_agree_with_scikit_learn():
     assert overlap.multiclass_matthews(table) == pytest.approx(expected)
     expected = sklearn_metrics.balanced_accuracy_score(truth, answer)
     assert overlap.multiclass_balanced_accuracy(table) == pytest.approx(expected)
-    for chosen in range(4):
-        assert overlap.counts_of_class(table, chosen) == overlap.count(answer == chosen, truth == chosen)
 
 
 def test_an_absent_class_is_left_out_of_the_macro_mean_and_named():

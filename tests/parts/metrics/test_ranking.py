@@ -126,12 +126,6 @@ def test_the_significance_map_shows_who_beats_whom():
     assert np.isnan(alone.p).all()
 
 
-def test_scores_without_values_become_a_table():
-    assert np.isnan(ranking.table_of([[[None, 1.0]]])).tolist() == [[[True, False]]]
-    with pytest.raises(IsocenterError, match="same cases"):
-        ranking.table_of([[[1.0]], [[1.0], [2.0]]])
-
-
 def test_contests_that_make_no_sense_are_refused():
     with pytest.raises(IsocenterError, match="do not fit"):
         _contest(np.ones((2, 3, 1)), patients=[1])

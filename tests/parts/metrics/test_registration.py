@@ -13,11 +13,9 @@ def _affine_field(matrix, shape=(6, 7, 8), spacing=SPACING):
 
 
 def test_landmarks_are_measured_in_millimetres():
-    found = registration.landmark_errors(
-        [[0, 0, 0], [3, 4, 0]], [[0, 0, 0], [0, 0, 0]], [[1, 0, 0], [1, 0, 0]]
-    )
-    assert found.distances.tolist() == [0, 5]
-    assert (found.mean, found.median, found.largest, found.improved) == (2.5, 2.5, 5.0, 0.5)
+    found = registration.landmark_errors([[0, 0, 0], [1, 0, 0], [3, 4, 0]], np.zeros((3, 3)))
+    assert found.distances.tolist() == [0, 1, 5]
+    assert (found.mean, found.median, found.largest) == (2, 1, 5)
     assert registration.landmark_errors(np.zeros((0, 3)), np.zeros((0, 3))).mean is None
 
 
@@ -65,17 +63,9 @@ def test_slabs_give_what_the_whole_field_gives(monkeypatch):
         assert registration.jacobian_determinant(field, SPACING) == pytest.approx(whole)
 
 
-def test_points_move_by_the_field_between_voxels():
-    field = _affine_field(np.diag([1.5, 1.0, 1.0]))
-    moved = registration.warped_points([[4.5, 2.2, 3.0]], field, SPACING)
-    assert moved == pytest.approx(np.array([[6.75, 2.2, 3.0]]))
-
-
 def test_fields_and_landmarks_that_do_not_fit_are_refused():
     with pytest.raises(IsocenterError, match="correspond"):
         registration.landmark_errors(np.ones((2, 3)), np.ones((3, 3)))
-    with pytest.raises(IsocenterError, match="correspond"):
-        registration.landmark_errors(np.ones((2, 3)), np.ones((2, 3)), np.ones((1, 3)))
     with pytest.raises(IsocenterError, match="missing"):
         registration.landmark_errors([[np.nan, 0]], [[0, 0]])
     with pytest.raises(IsocenterError, match="no displacement"):

@@ -207,7 +207,7 @@ def fleiss_kappa(counts: ArrayLike) -> float | None:
 
 @dataclass(frozen=True)
 class LimitsOfAgreement:
-    """Bias and 95 % limits of the differences, each with its 95 % confidence limits, in the unit measured.
+    """Bias and 95 % limits of the differences, in the unit measured.
 
     `slope` is how the difference grows with the mean of both (proportional bias); None where means are equal.
     """
@@ -216,9 +216,6 @@ class LimitsOfAgreement:
     sd: float
     lower: float
     upper: float
-    bias_interval: tuple[float, float]
-    lower_interval: tuple[float, float]
-    upper_interval: tuple[float, float]
     slope: float | None
     n: int
 
@@ -231,8 +228,6 @@ def bland_altman(first: ArrayLike, second: ArrayLike) -> LimitsOfAgreement | Non
     Raises:
         IsocenterError: Lengths differ.
     """
-    from scipy import stats
-
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1:
         raise IsocenterError(f"values of shapes {a.shape} and {b.shape} are no pairs.")
@@ -242,20 +237,6 @@ def bland_altman(first: ArrayLike, second: ArrayLike) -> LimitsOfAgreement | Non
     if n < 2:
         return None
     bias, sd = float(apart.mean()), float(apart.std(ddof=1))
-    t = float(stats.t.ppf(0.975, n - 1))
-    of_bias = t * sd / math.sqrt(n)
-    of_limit = t * sd * math.sqrt(1 / n + 1.96**2 / (2 * (n - 1)))
-    lower, upper = bias - 1.96 * sd, bias + 1.96 * sd
     spread = middle - middle.mean()
     slope = float(spread @ apart / (spread @ spread)) if (spread @ spread) > 0 else None
-    return LimitsOfAgreement(
-        bias,
-        sd,
-        lower,
-        upper,
-        (bias - of_bias, bias + of_bias),
-        (lower - of_limit, lower + of_limit),
-        (upper - of_limit, upper + of_limit),
-        slope,
-        n,
-    )
+    return LimitsOfAgreement(bias, sd, bias - 1.96 * sd, bias + 1.96 * sd, slope, n)

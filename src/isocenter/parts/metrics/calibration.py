@@ -18,12 +18,11 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Reliability:
-    """Per bin: its limits, how many cases it holds, their mean probability and how often it came true.
+    """Per bin: how many cases it holds, their mean probability and how often it came true.
 
     Empty bins hold NaN in the last two.
     """
 
-    edges: FloatArray
     cases: NDArray[np.int64]
     confidence: FloatArray
     frequency: FloatArray
@@ -36,12 +35,6 @@ class Reliability:
             return None
         gaps = np.abs(self.frequency - self.confidence)[filled]
         return float(gaps @ self.cases[filled] / self.cases.sum())
-
-    @property
-    def largest_error(self) -> float | None:
-        """MCE: the largest |frequency - confidence| of a bin; None without cases."""
-        filled = self.cases > 0
-        return float(np.abs(self.frequency - self.confidence)[filled].max()) if filled.any() else None
 
 
 def reliability(
@@ -71,7 +64,7 @@ def reliability(
     with np.errstate(invalid="ignore"):
         confidence = np.bincount(place, weights=values, minlength=cases.size) / cases
         frequency = np.bincount(place, weights=right, minlength=cases.size) / cases
-    return Reliability(edges, cases, confidence, frequency)
+    return Reliability(cases, confidence, frequency)
 
 
 def expected_calibration_error(probabilities: ArrayLike, truth: ArrayLike, bins: int = 15) -> float | None:
@@ -98,26 +91,6 @@ def brier(probabilities: ArrayLike, truth: ArrayLike) -> float | None:
     if values.ndim == 1:
         return float(np.mean((values - true) ** 2))
     return float(np.mean(((values - np.eye(values.shape[1])[true]) ** 2).sum(axis=1)))
-
-
-def log_loss(probabilities: ArrayLike, truth: ArrayLike, floor: float = 1e-15) -> float | None:
-    """Mean negative logarithm of the probability given to what came true, in nats; None without cases.
-
-    Args:
-        probabilities: (cases,) of the positive class or (cases, classes).
-        truth: (cases,).
-        floor: Probabilities are raised to this, so that one certain error is large but finite.
-
-    Raises:
-        IsocenterError: Probabilities lie outside 0 to 1, do not sum to 1, or do not fit the truth.
-    """
-    values, true = _checked(probabilities, truth)
-    if true.size == 0:
-        return None
-    given = (
-        np.where(true == 1, values, 1 - values) if values.ndim == 1 else values[np.arange(true.size), true]
-    )
-    return float(-np.mean(np.log(np.clip(given, floor, 1.0))))
 
 
 def _outcomes(probabilities: ArrayLike, truth: ArrayLike) -> tuple[FloatArray, FloatArray]:

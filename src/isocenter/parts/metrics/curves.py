@@ -1,7 +1,7 @@
-"""Curves of a score's ranking: ROC and precision-recall, areas, operating points, class means.
+"""Curves of a score's ranking: ROC and precision-recall, areas, class means.
 
-Sources: Hanley and McNeil, Radiology 143 (1982); Davis and Goadrich, ICML 2006; Youden, Cancer 3 (1950). For
-    the variance of an area see `statistics.delong`.
+Sources: Hanley and McNeil, Radiology 143 (1982); Davis and Goadrich, ICML 2006. For the
+    variance of an area see `statistics.delong`.
 """
 
 from __future__ import annotations
@@ -121,47 +121,6 @@ def roc_band(
         return None if curve is None else np.asarray(np.interp(places, curve.x, curve.y))
 
     return band(heights, patients, resamples=resamples, seed=seed)
-
-
-# --------------------------------------------------------------------------------------- operating points
-
-
-@dataclass(frozen=True)
-class Point:
-    """An operating point of an ROC curve."""
-
-    threshold: float
-    sensitivity: float
-    specificity: float
-
-
-def youden(scores: ArrayLike, truth: ArrayLike) -> Point | None:
-    """The point with the largest sensitivity + specificity, at the highest threshold; None as for `roc`.
-
-    Choose it on other cases than those that are then judged.
-    """
-    curve = roc(scores, truth)
-    return None if curve is None else _point(curve, int(np.argmax(curve.y - curve.x)))
-
-
-def at_specificity(scores: ArrayLike, truth: ArrayLike, wanted: float) -> Point | None:
-    """The most sensitive point whose specificity is at least `wanted`; None as for `roc`."""
-    curve = roc(scores, truth)
-    if curve is None:
-        return None
-    return _point(curve, int(np.flatnonzero(1 - curve.x >= wanted - 1e-12)[-1]))
-
-
-def at_sensitivity(scores: ArrayLike, truth: ArrayLike, wanted: float) -> Point | None:
-    """The most specific point whose sensitivity is at least `wanted`; None as for `roc`."""
-    curve = roc(scores, truth)
-    if curve is None:
-        return None
-    return _point(curve, int(np.flatnonzero(curve.y >= wanted - 1e-12)[0]))
-
-
-def _point(curve: Curve, place: int) -> Point:
-    return Point(float(curve.thresholds[place]), float(curve.y[place]), float(1 - curve.x[place]))
 
 
 # --------------------------------------------------------------------------------------- several classes

@@ -10,7 +10,7 @@ Sources: Everingham et al., IJCV 88 (2010) (Pascal VOC); Lin et al., ECCV 2014 (
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,10 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from isocenter.errors import IsocenterError
-from isocenter.parts.metrics import statistics
 from isocenter.parts.metrics.instances import THRESHOLDS
 from isocenter.parts.metrics.overlap import Macro, macro
-from isocenter.records import Interval
 
 FloatArray = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -340,32 +338,3 @@ def cpm(scans: Sequence[Scan], rates: Sequence[float] = CPM_RATES) -> float | No
     """LUNA16's competition performance metric: mean sensitivity at the rates; None without findings."""
     curve = froc(scans)
     return None if curve is None else float(np.mean([curve.at(rate) for rate in rates]))
-
-
-def cpm_interval(
-    scans: Sequence[Scan], patients: Sequence[Hashable], *, resamples: int = 1000, seed: int = 0
-) -> Interval:
-    """CPM with its BCa interval over patients."""
-
-    def statistic(chosen: NDArray[np.intp]) -> float:
-        value = cpm([scans[place] for place in chosen])
-        return math.nan if value is None else value
-
-    return statistics.interval_of(statistic, patients, resamples=resamples, seed=seed)
-
-
-def froc_band(
-    scans: Sequence[Scan],
-    patients: Sequence[Hashable],
-    rates: Sequence[float] = CPM_RATES,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> tuple[FloatArray, FloatArray] | None:
-    """95 % limits of the sensitivity at rates of false positives per scan, over patients, if defined."""
-
-    def heights(chosen: NDArray[np.intp]) -> FloatArray | None:
-        curve = froc([scans[place] for place in chosen])
-        return None if curve is None else np.array([curve.at(rate) for rate in rates])
-
-    return statistics.band(heights, patients, resamples=resamples, seed=seed)

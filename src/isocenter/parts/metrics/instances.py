@@ -3,10 +3,9 @@
 Everything rests on one table of overlaps of two instance images, found in one pass; values need not be
 consecutive. Objects may lie in 2D or 3D.
 
-Sources: Kumar et al., IEEE TMI 36 (2017) (AJI); Graham et al., Medical Image Analysis 58 (2019) (AJI+);
-    Kirillov et al., CVPR 2019 (panoptic quality); Caicedo et al., Nature Methods 16 (2019) and Schmidt et
-    al., MICCAI 2018 (average precision at IoU thresholds); Sirinukunwattana et al., IEEE TMI 34 (2015)
-    (object Hausdorff).
+Sources: Kumar et al., IEEE TMI 36 (2017) (AJI); Kirillov et al., CVPR 2019 (panoptic quality); Caicedo et
+    al., Nature Methods 16 (2019) and Schmidt et al., MICCAI 2018 (average precision at IoU thresholds);
+    Sirinukunwattana et al., IEEE TMI 34 (2015) (object Hausdorff).
 """
 
 from __future__ import annotations
@@ -198,24 +197,13 @@ def aji(pairs: Overlaps) -> float | None:
     Each true object takes the answer's object with the largest IoU, which may serve several; objects never
     taken, and true objects without any overlap, add their size to the unions.
     """
-    best = _best_by_truth(pairs)
-    return _aggregated(pairs, best)
-
-
-def aji_plus(pairs: Overlaps) -> float | None:
-    """AJI with one-to-one matching of the largest summed IoU (Graham 2019); None when both are empty.
-
-    Unlike `aji`, one large object that swallows several true ones is not punished several times.
-    """
-    if pairs.shared.size == 0:
-        return _aggregated(pairs, np.zeros(0, dtype=np.int64))
-    from scipy.optimize import linear_sum_assignment
-
-    table = np.zeros((pairs.answer_sizes.size, pairs.truth_sizes.size))
-    table[pairs.answers, pairs.truths] = pairs.iou
-    chosen = np.zeros_like(table, dtype=bool)
-    chosen[linear_sum_assignment(table, maximize=True)] = True
-    return _aggregated(pairs, np.flatnonzero(chosen[pairs.answers, pairs.truths]))
+    rows = _best_by_truth(pairs)
+    answers, truths, shared = pairs.answers[rows], pairs.truths[rows], pairs.shared[rows]
+    unions = pairs.answer_sizes[answers] + pairs.truth_sizes[truths] - shared
+    unused = np.setdiff1d(np.arange(pairs.answer_sizes.size), answers)
+    missed = np.setdiff1d(np.arange(pairs.truth_sizes.size), truths)
+    whole = int(unions.sum() + pairs.answer_sizes[unused].sum() + pairs.truth_sizes[missed].sum())
+    return int(shared.sum()) / whole if whole else None
 
 
 def _best_by_truth(pairs: Overlaps) -> Integers:
@@ -223,15 +211,6 @@ def _best_by_truth(pairs: Overlaps) -> Integers:
     order = np.lexsort((-pairs.iou, pairs.truths))
     _, first = np.unique(pairs.truths[order], return_index=True)
     return np.asarray(order[first])
-
-
-def _aggregated(pairs: Overlaps, rows: Integers) -> float | None:
-    answers, truths, shared = pairs.answers[rows], pairs.truths[rows], pairs.shared[rows]
-    unions = pairs.answer_sizes[answers] + pairs.truth_sizes[truths] - shared
-    unused = np.setdiff1d(np.arange(pairs.answer_sizes.size), answers)
-    missed = np.setdiff1d(np.arange(pairs.truth_sizes.size), truths)
-    whole = int(unions.sum() + pairs.answer_sizes[unused].sum() + pairs.truth_sizes[missed].sum())
-    return int(shared.sum()) / whole if whole else None
 
 
 def object_dice(pairs: Overlaps) -> float | None:
@@ -360,38 +339,3 @@ def _hausdorff(first: FloatArray, second: FloatArray) -> float:
         table = cdist(first, second)
         return float(max(table.min(axis=1).max(), table.min(axis=0).max()))
     return float(max(KDTree(second).query(first)[0].max(), KDTree(first).query(second)[0].max()))
-
-
-# --------------------------------------------------------------------------------------- all of them
-
-
-def all_instances(
-    answer: ArrayLike, truth: ArrayLike, spacing_mm: Sequence[float], threshold: float = 0.5
-) -> dict[str, float | None]:
-    """Every measure of this module for one pair of instance images, by its name in reports.
-
-    `precision` is undefined without answered objects, `sensitivity` without true ones, `f1` without either.
-
-    Raises:
-        IsocenterError: Grids differ, an image is not of integers, or the spacing does not fit.
-    """
-    pairs = overlaps(answer, truth)
-    found = match(pairs, threshold)
-    panoptic = panoptic_quality(pairs, threshold)
-    both = found.answered + found.true
-    return {
-        "aji": aji(pairs),
-        "aji_plus": aji_plus(pairs),
-        "panoptic_quality": panoptic.quality,
-        "segmentation_quality": panoptic.segmentation,
-        "recognition_quality": panoptic.recognition,
-        "precision": found.true_positive / found.answered if found.answered else None,
-        "sensitivity": found.true_positive / found.true if found.true else None,
-        "f1": 2 * found.true_positive / both if both else None,
-        "ap50": average_precision(pairs, 0.5),
-        "ap75": average_precision(pairs, 0.75),
-        "mean_ap": mean_average_precision(pairs),
-        "object_dice": object_dice(pairs),
-        "average_hausdorff": average_hausdorff(answer, truth, spacing_mm),
-        "count_difference": float(found.answered - found.true),
-    }

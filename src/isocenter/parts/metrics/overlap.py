@@ -84,9 +84,6 @@ def precision(counts: Counts) -> float | None:
     return _ratio(counts.true_positive, counts.answered)
 
 
-positive_predictive_value = precision
-
-
 def sensitivity(counts: Counts) -> float | None:
     """TP / (TP + FN), the recall; undefined when the truth is empty."""
     return _ratio(counts.true_positive, counts.true)
@@ -113,13 +110,6 @@ def balanced_accuracy(counts: Counts) -> float | None:
     return None if found is None or spared is None else (found + spared) / 2
 
 
-def f_beta(counts: Counts, beta: float) -> float | None:
-    """(1 + b²) TP / ((1 + b²) TP + b² FN + FP) (van Rijsbergen 1979): b > 1 weighs misses more."""
-    weight = beta * beta
-    hit = (1 + weight) * counts.true_positive
-    return _ratio(hit, hit + weight * counts.false_negative + counts.false_positive)
-
-
 def matthews(counts: Counts) -> float | None:
     """(TP TN - FP FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN)) (Matthews 1975), from -1 to 1.
 
@@ -132,24 +122,6 @@ def matthews(counts: Counts) -> float | None:
         return None
     agreement = counts.true_positive * counts.true_negative - counts.false_positive * counts.false_negative
     return agreement / math.sqrt(product)
-
-
-MEASURES = {
-    "dice": dice,
-    "iou": iou,
-    "precision": precision,
-    "sensitivity": sensitivity,
-    "specificity": specificity,
-    "npv": negative_predictive_value,
-    "accuracy": accuracy,
-    "balanced_accuracy": balanced_accuracy,
-    "mcc": matthews,
-}
-
-
-def all_overlaps(counts: Counts) -> dict[str, float | None]:
-    """Every measure of this module by its name in reports."""
-    return {name: measure(counts) for name, measure in MEASURES.items()}
 
 
 # --------------------------------------------------------------------------------------- several classes
@@ -169,14 +141,6 @@ def confusion(answer: ArrayLike, truth: ArrayLike, classes: int) -> NDArray[np.i
             raise IsocenterError(f"the {name} holds a class outside 0 to {classes - 1}.")
     pairs = true.astype(np.int64) * classes + said.astype(np.int64)
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
-
-
-def counts_of_class(matrix: ArrayLike, chosen: int) -> Counts:
-    """One class against the rest, from a confusion matrix (row = truth, column = answer)."""
-    table = np.asarray(matrix)
-    hit = int(table[chosen, chosen])
-    said, true, everything = int(table[:, chosen].sum()), int(table[chosen].sum()), int(table.sum())
-    return Counts(hit, said - hit, true - hit, everything - said - true + hit)
 
 
 def multiclass_matthews(matrix: ArrayLike) -> float | None:

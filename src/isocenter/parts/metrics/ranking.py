@@ -11,7 +11,7 @@ Sources: Maier-Hein et al., Nature Communications 9 (2018) and Wiesenfarth et al
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -260,20 +260,3 @@ def significance_map(
         if value < 0.05 and apart != 0:
             better[(i, j) if apart < 0 else (j, i)] = True
     return SignificanceMap(contest.methods, better, p)
-
-
-def table_of(
-    scores: Sequence[Sequence[Sequence[float | None]]],
-) -> FloatArray:
-    """Nested lists (methods, cases, measures) with None as an array with NaN.
-
-    Raises:
-        IsocenterError: The lists are not of equal lengths.
-    """
-    lengths = {(len(cases), len(values)) for cases in scores for values in cases}
-    if len(lengths) > 1 or len({len(cases) for cases in scores}) > 1:
-        raise IsocenterError("the methods were not scored on the same cases and measures.")
-    return np.array(
-        [[[np.nan if v is None else v for v in values] for values in cases] for cases in scores],
-        dtype=np.float64,
-    )

@@ -26,24 +26,20 @@ _SLAB = 1 << 18
 
 @dataclass(frozen=True)
 class LandmarkErrors:
-    """Distances of corresponding landmarks in mm, and their summary; `improved` is the share nearer than
-    before.
-    """
+    """Distances of corresponding landmarks in mm, and their summary; None without landmarks."""
 
     distances: FloatArray
     mean: float | None
     median: float | None
     largest: float | None
-    improved: float | None
 
 
-def landmark_errors(found: ArrayLike, truth: ArrayLike, before: ArrayLike | None = None) -> LandmarkErrors:
+def landmark_errors(found: ArrayLike, truth: ArrayLike) -> LandmarkErrors:
     """Target registration error of landmarks.
 
     Args:
         found: (n, d) in mm: where registration puts the landmarks.
         truth: (n, d) in mm: where they are.
-        before: (n, d) in mm: where they were without registration, for the share that improved.
 
     Raises:
         IsocenterError: Shapes differ, or a coordinate is missing.
@@ -55,36 +51,10 @@ def landmark_errors(found: ArrayLike, truth: ArrayLike, before: ArrayLike | None
         raise IsocenterError("a landmark's coordinate is missing.")
     distances = np.linalg.norm(points - true, axis=1)
     if distances.size == 0:
-        return LandmarkErrors(distances, None, None, None, None)
-    improved = None
-    if before is not None:
-        start = np.asarray(before, dtype=np.float64)
-        if start.shape != true.shape:
-            raise IsocenterError(f"landmarks of shapes {start.shape} and {true.shape} do not correspond.")
-        improved = float(np.mean(distances < np.linalg.norm(start - true, axis=1)))
+        return LandmarkErrors(distances, None, None, None)
     return LandmarkErrors(
-        distances, float(distances.mean()), float(np.median(distances)), float(distances.max()), improved
+        distances, float(distances.mean()), float(np.median(distances)), float(distances.max())
     )
-
-
-def warped_points(points_mm: ArrayLike, field_mm: ArrayLike, spacing_mm: Sequence[float]) -> FloatArray:
-    """Where a field moves points of the fixed image: x + u(x), u between voxels by lines.
-
-    Args:
-        points_mm: (n, d): array index times spacing.
-        field_mm: (d, *spatial).
-        spacing_mm: Voxel size of the field's grid.
-
-    Raises:
-        IsocenterError: The field is not of its grid's dimension, or the spacing does not fit.
-    """
-    from scipy.ndimage import map_coordinates
-
-    field, spacing = _field(field_mm, spacing_mm)
-    points = np.asarray(points_mm, dtype=np.float64)
-    places = (points / spacing).T
-    moved = [map_coordinates(component, places, order=1, mode="nearest") for component in field]
-    return np.asarray(points + np.array(moved).T)
 
 
 def jacobian_determinant(field_mm: ArrayLike, spacing_mm: Sequence[float]) -> FloatArray:

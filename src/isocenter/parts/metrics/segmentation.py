@@ -42,9 +42,6 @@ RULES: dict[str, str] = {
 }
 """What each measure means and what it does where it cannot be computed; printed in reports."""
 
-DISTANCES = ("hausdorff", "hd95", "assd")
-"""Measures in mm, where less is better; they are undefined where a mask is empty."""
-
 
 def segmentation(
     answer: ArrayLike,
@@ -108,23 +105,6 @@ def surface_measures(distances: Distances, tolerance_mm: float) -> dict[str, flo
         "hd95": surface.hausdorff_percentile(distances),
         "assd": surface.average_symmetric(distances),
         "surface_dice": surface.surface_dice(distances, tolerance_mm),
-    }
-
-
-def label_counts(
-    answer: ArrayLike, truth: ArrayLike, labels: Sequence[Label], ignore: int | None = None
-) -> dict[str, Counts]:
-    """The four counts of every label, without distances.
-
-    Raises:
-        IsocenterError: Grids differ, or an image is not of integers.
-    """
-    said, true = _integers(answer, "answer"), _integers(truth, "truth")
-    surface.check_grid(said.shape, true.shape, (1.0,) * said.ndim)
-    return {
-        name: counts
-        for group in _groups(said, true, labels, ignore)
-        for name, counts in zip(group.names, _counts(group), strict=True)
     }
 
 

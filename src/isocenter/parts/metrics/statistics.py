@@ -356,13 +356,12 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
 
 @dataclass(frozen=True)
 class Area:
-    """An ROC AUC with its variance and 95 % limits; `undefined` says why there is none."""
+    """An ROC AUC with its variance and 95 % limits; None where undefined."""
 
     auc: float | None
     variance: float | None
     low: float | None
     high: float | None
-    undefined: str = ""
 
 
 def delong(scores: ArrayLike, truth: ArrayLike) -> Area:
@@ -380,7 +379,7 @@ def delong(scores: ArrayLike, truth: ArrayLike) -> Area:
     """
     values, positive = checked_scores(scores, truth)
     if positive.all() or not positive.any():
-        return Area(None, None, None, None, "only one class occurs")
+        return Area(None, None, None, None)
     areas, covariance = _delong(values[None], positive)
     auc = float(areas[0])
     if covariance is None:
@@ -471,21 +470,6 @@ def patients_needed(differences: Sequence[float | None] | FloatArray, power: flo
     alpha, beta = special.ndtri(0.975), special.ndtri(power)
     ratio = float((alpha + beta) * values.std(ddof=1) / abs(values.mean()))
     return max(2, math.ceil(ratio**2 + float(alpha) ** 2 / 2))
-
-
-def patients_for_width(interval: Interval, width: float) -> int | None:
-    """How many patients would shrink the interval to the given full width, as widths fall with the root of n.
-
-    None when the interval is undefined.
-
-    Raises:
-        IsocenterError: The width is not positive.
-    """
-    if not width > 0:
-        raise IsocenterError(f"an interval cannot be made {width} wide.")
-    if interval.low is None or interval.high is None:
-        return None
-    return max(2, math.ceil(interval.n * ((interval.high - interval.low) / width) ** 2))
 
 
 def hint(comparison: Comparison, differences: Sequence[float | None] | FloatArray) -> str:
