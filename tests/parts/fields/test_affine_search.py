@@ -9,7 +9,7 @@ import torch
 from isocenter.errors import IsocenterError
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
-from isocenter.parts.fields.affine import affine_matrix, voxel_matrix
+from isocenter.parts.fields.affine import affine_matrix
 from isocenter.parts.fields.affine_search import register_affine
 
 
@@ -98,14 +98,6 @@ def test_rotations_are_tried_when_asked() -> None:
     fixed, moving = _seen(grid, turn), _seen(grid, np.eye(4))
     fit = register_affine(fixed, moving, rotations=(90, 180, 270), iterations=15)
     assert _miss(fit.matrix, turn, grid) < 0.3
-
-
-def test_a_map_of_mm_reads_the_moving_voxels_it_points_to() -> None:
-    fixed, moving = _grid((3, 4, 5), (1.0, 2.0, 3.0)), _grid((6, 5, 4), (-1.0, 1.0, 2.0))
-    index = np.array([1.0, 2.0, 3.0])
-    matrix = voxel_matrix(_truth(3), fixed.affine, moving.affine)
-    there = _truth(3) @ [*fixed.world(index), 1]
-    assert (matrix @ [*index, 1])[:3] == pytest.approx(moving.index(there[:3]), abs=1e-6)
 
 
 def test_what_cannot_be_registered_is_said() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from isocenter.parts.fields.warp import positions, sample, warp, warp_labels
+from isocenter.parts.fields.warp import positions, sample, warp
 
 
 def _chance(seed: int) -> torch.Generator:
@@ -18,7 +18,6 @@ def test_no_displacement_leaves_the_image(shape: tuple[int, ...]) -> None:
     image = torch.randn((2, 3, *shape), generator=_chance(0))
     still = torch.zeros(1, len(shape), *shape)
     assert torch.allclose(warp(image, still), image, atol=1e-5)
-    assert torch.equal(warp_labels(image.round().long(), still), image.round().long())
 
 
 def test_a_displacement_says_where_to_look_along_its_own_axis() -> None:
@@ -61,22 +60,3 @@ def test_gradients_reach_image_and_displacement() -> None:
     image = torch.randn((1, 1, 4, 5), generator=_chance(1), dtype=torch.float64, requires_grad=True)
     field = 0.3 + 0.2 * torch.rand((1, 2, 4, 5), generator=_chance(2), dtype=torch.float64)
     assert torch.autograd.gradcheck(warp, (image, field.requires_grad_()))
-
-
-def test_labels_gain_no_value_and_linear_takes_the_largest_share() -> None:
-    labels = torch.tensor([[[[7, 300, 300, 0]]]])
-    shift = torch.zeros(1, 2, 1, 4)
-    shift[:, 1] = 0.4
-    assert warp_labels(labels, shift, "nearest").flatten().tolist() == [7, 300, 300, 0]
-    shift[:, 1] = 0.6
-    assert warp_labels(labels, shift, "linear").flatten().tolist() == [300, 300, 0, 0]
-    shift[:, 1] = 0.5
-    assert warp_labels(labels, shift, "linear").flatten().tolist() == [7, 300, 0, 0]
-
-
-@pytest.mark.parametrize("rule", ["nearest", "linear"])
-def test_beyond_the_image_labels_are_background_or_the_borders(rule: str) -> None:
-    labels = torch.full((1, 1, 3, 3), 5)
-    far = torch.full((1, 2, 3, 3), 9.0)
-    assert warp_labels(labels, far, rule).unique().tolist() == [0]  # type: ignore[arg-type]
-    assert warp_labels(labels, far, rule, "border").unique().tolist() == [5]  # type: ignore[arg-type]

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from isocenter.errors import IsocenterError
@@ -24,13 +22,6 @@ from isocenter.parts.fields.warp import positions
 # Translation, rotation, zoom, shear.
 COUNTS = {2: (2, 1, 2, 1), 3: (3, 3, 3, 3)}
 _DIMS = {sum(counts): dims for dims, counts in COUNTS.items()}
-
-
-def identity_parameters(dims: int, like: Tensor | None = None) -> Tensor:
-    """The parameters that leave everything where it is: zoom 1, all else 0."""
-    translation, rotation, zoom, shear = COUNTS[dims]
-    values = [0.0] * (translation + rotation) + [1.0] * zoom + [0.0] * shear
-    return torch.tensor(values) if like is None else like.new_tensor(values)
 
 
 def affine_matrix(parameters: Tensor, centre: Tensor | None = None) -> Tensor:
@@ -108,25 +99,6 @@ def affine_displacement(matrix: Tensor, shape: Sequence[int], about_centre: bool
     slope = matrix[:, :dims, :dims].to(start) - torch.eye(dims, device=start.device, dtype=start.dtype)
     moved = torch.einsum("bij,j...->bi...", slope, counted)
     return moved + matrix[:, :dims, dims].to(start).view(-1, dims, *[1] * dims)
-
-
-def voxel_matrix(
-    world: NDArray[np.float64], fixed: NDArray[np.float64], moving: NDArray[np.float64], dims: int = 3
-) -> NDArray[np.float64]:
-    """A map of RAS+ mm as a map from the fixed grid's indices to the moving grid's, in array order.
-
-    Args:
-        world: 4 × 4, from fixed points to moving points.
-        fixed: 4 × 4 affine of the fixed grid, (x, y, z) to mm.
-        moving: That of the moving grid.
-        dims: Axes of the grids.
-
-    Returns:
-        (dims + 1, dims + 1).
-    """
-    matrix = np.linalg.inv(moving) @ world @ fixed
-    kept = [*range(dims - 1, -1, -1), 3]
-    return np.asarray(matrix[np.ix_(kept, kept)])
 
 
 def _dims(count: int) -> int:

@@ -1,14 +1,13 @@
-"""Displacements put one after the other, turned round, integrated, measured and carried between grids.
+"""Displacements put one after the other, integrated, measured and carried between grids.
 
 All are (batch, dims, *space) in voxels and array order; beyond its grid a field is that of the border.
 
-Sources: Chen et al., Medical Physics 35, 81 (2008) (inversion); Arsigny et al., MICCAI 2006 (scaling and
-squaring); Christodoulidis et al., RAMBO 2018 (fields from spatial gradients).
+Sources: Arsigny et al., MICCAI 2006 (scaling and squaring); Christodoulidis et al., RAMBO 2018
+(fields from spatial gradients).
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from isocenter.errors import IsocenterWarning
 from isocenter.parts.fields.warp import positions, warp
 
 Frame = Literal["RAS", "LPS"]
@@ -36,45 +34,6 @@ def compose(first: Tensor, second: Tensor) -> Tensor:
         second: b, on the grid into which a points.
     """
     return first + warp(second, first, padding="border")
-
-
-def invert(displacement: Tensor, tolerance: float = 0.01, iterations: int = 100) -> Tensor:
-    """The displacement v that leads back, v(x) = −u(x + v(x)), by fixed-point iteration.
-
-    Steps are halved where they would lead away, so that fields whose slope exceeds one are inverted too as
-    long as they do not fold.
-
-    Args:
-        displacement: u, (batch, dims, *space), with the fixed and the moving image on one grid.
-        tolerance: The largest |v(x) + u(x + v(x))| that is left anywhere, in voxels.
-        iterations: At most so many.
-
-    Warns:
-        IsocenterWarning: The tolerance was not reached, as where a field folds.
-
-    Source: Chen et al., Medical Physics 35, 81 (2008).
-    """
-    inverse = -displacement
-    miss = compose(inverse, displacement)
-    step = 1.0
-    for _ in range(iterations):
-        left = _largest(miss)
-        if left <= tolerance:
-            return inverse
-        tried = inverse - step * miss
-        missed = compose(tried, displacement)
-        if _mean_square(missed) > _mean_square(miss) and step > 1 / 64:
-            step /= 2
-            continue
-        inverse, miss = tried, missed
-    left = _largest(miss)
-    if left > tolerance:
-        warnings.warn(
-            f"a displacement was inverted to {left:.2g} voxels only; it may fold.",
-            IsocenterWarning,
-            stacklevel=2,
-        )
-    return inverse
 
 
 def integrate(velocity: Tensor, squarings: int = 7) -> Tensor:
@@ -165,34 +124,6 @@ def world_displacement(
     return _turned(there - _to_world(start.unsqueeze(0), fixed), frame)
 
 
-def voxel_displacement(
-    world: Tensor,
-    fixed: NDArray[np.float64],
-    moving: NDArray[np.float64] | None = None,
-    frame: Frame = "RAS",
-) -> Tensor:
-    """From millimetres to voxels: the inverse of `world_displacement`.
-
-    Args:
-        world: (batch, 3, *fixed space): x, y, z in mm.
-        fixed: The 4 × 4 affine of the fixed grid, (x, y, z) to RAS+ mm.
-        moving: That of the moving grid; the fixed one's if not given.
-        frame: The axes of `world`.
-
-    Returns:
-        (batch, dims, *fixed space): from fixed indices to moving indices; for planes, what leads out of the
-        moving plane is lost.
-    """
-    start = positions(world.shape[2:], world)
-    places = _to_world(start.unsqueeze(0), fixed) + _turned(world, frame)
-    inverse = np.linalg.inv(fixed if moving is None else moving)
-    dims = world.ndim - 2
-    matrix = torch.from_numpy(inverse[:dims, :3][::-1].copy()).to(places)
-    shift = torch.from_numpy(inverse[:dims, 3][::-1].copy()).to(places)
-    index = torch.einsum("ij,bj...->bi...", matrix, places) + shift.view(1, -1, *[1] * dims)
-    return index - start
-
-
 def _to_world(index: Tensor, affine: NDArray[np.float64]) -> Tensor:
     dims = index.shape[1]
     matrix = torch.from_numpy(affine[:3, :dims][:, ::-1].copy()).to(index)
@@ -204,11 +135,3 @@ def _turned(world: Tensor, frame: Frame) -> Tensor:
     if frame == "RAS":
         return world
     return world * world.new_tensor([-1, -1, 1]).view(1, 3, *[1] * (world.ndim - 2))
-
-
-def _largest(vectors: Tensor) -> float:
-    return float(torch.linalg.vector_norm(vectors.detach(), dim=1).max())
-
-
-def _mean_square(vectors: Tensor) -> float:
-    return float(vectors.detach().square().mean())

@@ -6,7 +6,6 @@ Fields are (batch, dims, *space) in voxels and array order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -25,26 +24,6 @@ def gradient_penalty(displacement: Tensor, spacing: Sequence[float] | None = Non
     return torch.stack(
         [(displacement.diff(dim=2 + axis) / step).square().sum(1).mean() for axis, step in enumerate(steps)]
     ).sum()
-
-
-def bending_energy(displacement: Tensor, spacing: Sequence[float] | None = None) -> Tensor:
-    """Σ_ij mean (∂²u/∂x_i ∂x_j)²: zero for every affine map.
-
-    Args:
-        displacement: u, at least three voxels along every axis.
-        spacing: By axis, in the unit of u; one if not given.
-
-    Source: Rueckert et al., IEEE TMI 18, 712 (1999).
-    """
-    steps = _steps(displacement, spacing)
-    terms = [
-        (displacement.diff(n=2, dim=2 + axis) / step**2).square().sum(1).mean()
-        for axis, step in enumerate(steps)
-    ]
-    for first, second in combinations(range(len(steps)), 2):
-        mixed = displacement.diff(dim=2 + first).diff(dim=2 + second) / (steps[first] * steps[second])
-        terms.append(2 * mixed.square().sum(1).mean())  # once for ij, once for ji
-    return torch.stack(terms).sum()
 
 
 def velocity_divergence(mean: Tensor, log_variance: Tensor, precision: float) -> Tensor:
