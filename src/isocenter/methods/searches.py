@@ -351,7 +351,7 @@ def walk(method: Search, searches: Searches, state: SearchState, network: Networ
     answer, arrived = state.place.clone(), torch.zeros(len(state), dtype=torch.bool)
     for _ in range(most):
         values = network(method.seen(searches, state))["values"]
-        circles = oscillation.see(state.place, values.amax(dim=1))
+        circles = oscillation.see(state.place)
         new = circles & (state.level == last) & ~arrived
         if new.any():
             answer = torch.where(new[:, None], oscillation.mean_place(), answer)

@@ -11,7 +11,6 @@ from isocenter.parts.reinforcement.learning import (
     choose,
     duelled,
     follow,
-    follow_every,
     q_loss,
     target,
 )
@@ -55,13 +54,12 @@ def test_a_searcher_explores_with_chance_epsilon() -> None:
     assert (choose(values, 0.4, generator) == 1).float().mean().item() == pytest.approx(0.7, abs=0.01)
 
 
-def test_a_target_network_follows_slowly_or_now_and_then() -> None:
+def test_a_target_network_follows_slowly_or_at_once() -> None:
     slow, leader = nn.Linear(1, 1), nn.Linear(1, 1)
     nn.init.constant_(slow.weight, 0.0)
     nn.init.constant_(leader.weight, 1.0)
     follow(slow, leader, 0.1)
     follow(slow, leader, 0.1)
     assert slow.weight.item() == pytest.approx(0.19)
-    assert not follow_every(slow, leader, step=9, period=5)
-    assert follow_every(slow, leader, step=10, period=5)
+    follow(slow, leader, 1.0)
     assert slow.weight.item() == 1

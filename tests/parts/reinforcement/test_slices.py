@@ -94,8 +94,7 @@ def found(world: SliceWorld, network: ValueNetwork) -> float:
     state, oscillation = world.start(torch.arange(len(world.images))), Oscillation()
     with torch.no_grad():
         for _ in range(40):
-            values = network(*world.observe(state))
-            circles = oscillation.see(state.place, values.amax(dim=1)) & (state.level == 0)
+            circles = oscillation.see(state.place) & (state.level == 0)
             oscillation.forget(circles)
             state = state.refined(circles)
             state = world.go(state, network(*world.observe(state)).argmax(dim=1))

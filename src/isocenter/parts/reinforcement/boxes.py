@@ -14,8 +14,7 @@ Source: Navarro et al., "Deep reinforcement learning for organ localization in C
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,12 +25,6 @@ from isocenter.parts.reinforcement.state import SearchState, memory_vector, memo
 from isocenter.parts.reinforcement.windows import Interpolation, windows
 
 
-def action_names(dims: int) -> tuple[str, ...]:
-    """The actions in their order, axes numbered as in arrays."""
-    moves = [f"{sign}{axis}" for axis in range(dims) for sign in "+-"]
-    return (*moves, "shrink", "grow", *(f"shrink{axis}" for axis in range(dims)))
-
-
 def move(boxes: Tensor, action: Tensor, step: Tensor, extent: Tensor, smallest: float) -> Tensor:
     """Boxes after one action each.
 
@@ -40,7 +33,8 @@ def move(boxes: Tensor, action: Tensor, step: Tensor, extent: Tensor, smallest: 
 
     Args:
         boxes: (box, 2 d), low… then high….
-        action: In the order of `action_names` (box,).
+        action: Numbers (box,): for each array axis forward, then back; shrink; grow; for each axis shrink
+            along it.
         step: Share of a side (box,).
         extent: Sizes of the image of each box (box, d).
         smallest: The least side, in voxels.
@@ -195,23 +189,8 @@ class BoxWorld:
     def _owner(self, index: Tensor) -> Tensor:
         return index if self.owners is None else self.owners[index]
 
-    def searching(self, images: Tensor, extents: Tensor | None = None) -> BoxWorld:
-        """The same rules on other images, whose truth is not known."""
-        return replace(self, images=images, truths=None, extents=extents, owners=None)
-
 
 def _widened(boxes: Tensor, margin: float) -> Tensor:
     dims = boxes.shape[1] // 2
     more = margin * (boxes[:, dims:] - boxes[:, :dims])
     return boxes + torch.cat([-more, more], dim=1)
-
-
-def mean_box(truths: Tensor, sizes: Sequence[Sequence[float]] | Tensor) -> Tensor:
-    """The mean organ box in shares of the image (2 d,): where a search may start instead of everywhere.
-
-    Args:
-        truths: Boxes (image, 2 d), in voxels.
-        sizes: Extents of their images (image, d), in voxels.
-    """
-    extent = torch.as_tensor(sizes, dtype=truths.dtype, device=truths.device)
-    return (truths / extent.repeat(1, 2)).mean(dim=0)

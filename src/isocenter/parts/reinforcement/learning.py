@@ -106,15 +106,3 @@ def follow(network: nn.Module, leader: nn.Module, rate: float) -> None:
         mine.lerp_(theirs.to(mine.dtype), rate)
     for kept, new in zip(network.buffers(), leader.buffers(), strict=True):
         kept.copy_(new)
-
-
-def follow_every(network: nn.Module, leader: nn.Module, step: int, period: int) -> bool:
-    """Copy the network that learns into the target network at every `period`-th step (Mnih et al. 2015).
-
-    Returns:
-        Whether it was copied.
-    """
-    if step % period:
-        return False
-    follow(network, leader, 1.0)
-    return True

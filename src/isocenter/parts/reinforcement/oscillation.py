@@ -12,9 +12,9 @@ from torch import Tensor
 class Oscillation:
     """Remembers the last places of every searcher and tells who goes round in circles.
 
-    A searcher oscillates when it stands for the `visits`-th time in one of its last `window` places. Of these
-    its answer is the place whose best action promises least (Alansary et al.): with rewards of ±1 nothing is
-    left to be gained there. The mean of the places in the circle is the other answer, finer than a step.
+    A searcher oscillates when it stands for the `visits`-th time in one of its last `window` places. Its
+    answer is the mean of the places in its circle, finer than a step; the authors take the one of them whose
+    best action promises least.
 
     Attributes:
         window: Places remembered.
@@ -29,35 +29,25 @@ class Oscillation:
     visits: int = 3
     tolerance: float = 1e-2
     _places: Tensor | None = field(default=None, repr=False)
-    _values: Tensor | None = field(default=None, repr=False)
 
-    def see(self, place: Tensor, value: Tensor) -> Tensor:
+    def see(self, place: Tensor) -> Tensor:
         """Take note of where the searchers stand before they act.
 
         Args:
             place: Boxes or positions (searcher, number).
-            value: The value of each one's best action there (searcher,).
 
         Returns:
             Which of them oscillate (searcher,), bool.
         """
-        place, value = place.detach()[:, None], value.detach().float()[:, None]
-        if self._places is None or self._values is None:
-            self._places, self._values = place, value
-        else:
-            self._places = torch.cat([place, self._places], dim=1)[:, : self.window]
-            self._values = torch.cat([value, self._values], dim=1)[:, : self.window]
+        place = place.detach()[:, None]
+        if self._places is not None:
+            place = torch.cat([place, self._places], dim=1)[:, : self.window]
+        self._places = place
         return self._here().sum(dim=1) >= self.visits
-
-    def least_value(self) -> Tensor:
-        """For every searcher the place of its last circle whose best action promises least."""
-        places, values, circle = self._circle()
-        chosen = values.masked_fill(~circle, torch.inf).argmin(dim=1)
-        return places[torch.arange(len(places), device=places.device), chosen]
 
     def mean_place(self) -> Tensor:
         """For every searcher the mean of the places of its last circle."""
-        places, _, circle = self._circle()
+        places, circle = self._circle()
         weight = circle[..., None].to(places.dtype)
         return (places * weight).sum(dim=1) / weight.sum(dim=1)
 
@@ -68,23 +58,22 @@ class Oscillation:
 
     def _here(self) -> Tensor:
         """Which remembered places are the present one (searcher, place); the forgotten, NaN, never are."""
-        places, _ = self._seen()
+        places = self._seen()
         return ((places - places[:, :1]).abs() <= self.tolerance).all(dim=2)
 
-    def _circle(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Places, values, and which lie between now and the last visit here: all of one round.
+    def _circle(self) -> tuple[Tensor, Tensor]:
+        """Places, and which lie between now and the last visit here: all of one round.
 
         Without an earlier visit the circle is the present place alone.
         """
-        places, values = self._seen()
-        earlier = self._here()
+        places, earlier = self._seen(), self._here()
         earlier[:, 0] = False
         order = torch.arange(earlier.shape[1], device=earlier.device)
         length = torch.where(earlier.any(dim=1), earlier.int().argmax(dim=1), 1)
         circle = order < length[:, None]
-        return torch.nan_to_num(places), values, circle
+        return torch.nan_to_num(places), circle
 
-    def _seen(self) -> tuple[Tensor, Tensor]:
-        if self._places is None or self._values is None:
+    def _seen(self) -> Tensor:
+        if self._places is None:
             raise ValueError("no place has been seen yet")
-        return self._places, self._values
+        return self._places

@@ -13,7 +13,7 @@ Sources: Laousy et al., "Deep reinforcement learning for L3 slice localization i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -149,10 +149,6 @@ class SliceWorld:
 
     def _owner(self, index: Tensor) -> Tensor:
         return index if self.owners is None else self.owners[index]
-
-    def searching(self, images: Tensor, extents: Tensor | None = None) -> SliceWorld:
-        """The same rules on other scans, whose truth is not known."""
-        return replace(self, images=images, truths=None, extents=extents, owners=None)
 
 
 def _centred(position: Tensor, length: Tensor) -> Tensor:
