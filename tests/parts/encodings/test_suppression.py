@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isocenter.errors import IsocenterError
@@ -46,6 +46,7 @@ def test_suppression_is_the_sequential_definition(number: int, dims: int, thresh
     assert nms(boxes, scores, threshold).tolist() == list(_naive(boxes, scores, threshold))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 60), st.integers(0, 10**6), st.sampled_from([0.05, 0.2, 0.5, 0.7]))
 def test_blocks_and_pieces_of_any_size_change_nothing(number: int, seed: int, threshold: float) -> None:
     boxes, scores = _clustered(number, 3, seed)
@@ -146,11 +147,11 @@ def test_fusion_is_the_published_formula() -> None:
     expected = _naive_fusion(boxes, scores, 0.2, looked.tolist(), views.tolist(), weights.tolist())
     assert len(found.scores) == len(expected)
     assert (found.scores.diff() <= 0).all()
-    by_members = {tuple(members): (score, box) for score, box, members in expected}
-    for place, (score, box) in enumerate(zip(found.scores.tolist(), found.boxes.tolist(), strict=True)):
-        members = (found.cluster == place).nonzero()[:, 0].tolist()
-        assert int(found.best[place]) in members
-        expected_score, expected_box = by_members[tuple(members)]
+    cluster = {member: (score, box) for score, box, members in expected for member in members}
+    for best, score, box in zip(
+        found.best.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True
+    ):
+        expected_score, expected_box = cluster[best]
         assert score == pytest.approx(expected_score, abs=1e-12)
         assert box == pytest.approx(expected_box, abs=1e-9)
 
@@ -193,4 +194,3 @@ def test_only_boxes_of_one_class_are_fused() -> None:
     box = torch.tensor([[0.0, 0.0, 2.0, 2.0]]).repeat(2, 1)
     found = weighted_fusion(box, torch.tensor([0.5, 0.8]), 0.5, classes=torch.tensor([0, 1]))
     assert found.best.tolist() == [1, 0]
-    assert found.cluster.tolist() == [1, 0]

@@ -13,7 +13,6 @@ from isocenter.parts.rules.topology import elements, features, multiply_accumula
 def test_equal_axes_are_halved_together_until_four_voxels_remain() -> None:
     found = topology((40, 56, 40), (1.0, 1.0, 1.0))
     assert found.strides == ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
-    assert found.poolings == (3, 3, 3)
     assert found.divisor == (8, 8, 8)
 
 
@@ -24,11 +23,11 @@ def test_a_coarse_axis_waits_and_gets_flat_kernels_meanwhile() -> None:
 
 
 def test_an_exhausted_axis_does_not_stop_the_others() -> None:
-    assert topology((4, 64, 64), (1.0, 1.0, 1.0)).poolings == (0, 4, 4)
+    assert topology((4, 64, 64), (1.0, 1.0, 1.0)).divisor == (1, 16, 16)
 
 
 def test_a_limit_on_halvings_is_kept() -> None:
-    assert topology((512, 512), (1.0, 1.0), most=6).poolings == (6, 6)
+    assert topology((512, 512), (1.0, 1.0), most=6).divisor == (64, 64)
 
 
 def test_features_double_up_to_the_ceiling() -> None:
@@ -42,7 +41,7 @@ def test_padding_rounds_up_to_whole_multiples() -> None:
 def test_rounding_up_may_allow_one_more_halving() -> None:
     found = largest_patch((320, 232), (1.0, 1.0), lambda *_: True, most=6)
     assert found.shape == (320, 256)
-    assert found.topology.poolings == (6, 6)
+    assert found.topology.divisor == (64, 64)
 
 
 def test_a_patch_shrinks_along_the_axis_that_covers_most() -> None:

@@ -1,4 +1,4 @@
-"""Points as heat-maps and boxes as shares of the image: what a network regresses, and back.
+"""Points read from heat-maps, and boxes as shares of the image: what a network regresses, and back.
 
 Positions are in voxels, voxel i covering [i, i + 1) with its centre at i + ½, as for boxes.
 """
@@ -12,30 +12,6 @@ import torch
 from torch import Tensor
 
 Reading = Literal["parabola", "mean"]
-
-
-def gaussian(
-    point: Sequence[float], shape: Sequence[int], sd_mm: float, spacing_mm: Sequence[float]
-) -> Tensor:
-    """exp(−d² / 2σ²) around a point, 1 where a voxel's centre is the point.
-
-    Args:
-        point: In voxels, one number per axis; one axis makes the profile of a slice's position.
-        shape: Of the map.
-        sd_mm: σ, in mm.
-        spacing_mm: Between voxels, by axis.
-
-    Returns:
-        float32 (*shape).
-
-    Source: Payer et al., "Integrating spatial configuration into heatmap regression based CNNs for landmark
-        localization", Medical Image Analysis 54 (2019), equation 1, without its scale.
-    """
-    exponent = torch.zeros(())
-    for axis, (centre, size, step) in enumerate(zip(point, shape, spacing_mm, strict=True)):
-        line = ((torch.arange(size) + 0.5 - centre) * step) ** 2
-        exponent = exponent + line.view(-1, *[1] * (len(shape) - axis - 1))
-    return torch.exp(-exponent / (2 * sd_mm**2))
 
 
 def read_point(heat: Tensor, reading: Reading = "parabola") -> Tensor:
@@ -62,23 +38,6 @@ def read_point(heat: Tensor, reading: Reading = "parabola") -> Tensor:
     return torch.tensor(
         [place + 0.5 + _vertex(heat, peak, axis) for axis, place in enumerate(peak)], dtype=torch.float64
     )
-
-
-def soft_argmax(scores: Tensor, temperature: float = 1.0) -> Tensor:
-    """The mean point under softmax(scores / temperature), through which gradients pass.
-
-    Args:
-        scores: (batch, *space).
-        temperature: Low values come near the highest voxel.
-
-    Returns:
-        Voxels (batch, axis).
-
-    Source: Nibali et al., "Numerical coordinate regression with convolutional neural networks",
-        arXiv:1801.07372, section 4.1.
-    """
-    share = torch.softmax(scores.flatten(1) / temperature, dim=1).view_as(scores)
-    return torch.stack([_mean_point(one) for one in share])
 
 
 def normalise_box(boxes: Tensor, shape: Sequence[int]) -> Tensor:

@@ -64,19 +64,17 @@ def nms_by_class(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: floa
 
 @dataclass(frozen=True)
 class Fusion:
-    """Fused boxes in falling order of score, and which of them each given box went into.
+    """Fused boxes in falling order of score.
 
     Attributes:
         boxes: (m, 2 d).
         scores: (m,).
         best: (m,) indices of each cluster's best given box.
-        cluster: (n,) for each given box the place of its cluster among the fused ones.
     """
 
     boxes: Tensor
     scores: Tensor
     best: Tensor
-    cluster: Tensor
 
 
 def weighted_fusion(
@@ -124,7 +122,7 @@ def weighted_fusion(
     fused_scores = _summed(_shares(weight, cluster, count) * scores, cluster, count) * trusted
     fused = _summed(_shares(weight * scores, cluster, count)[:, None] * boxes, cluster, count)
     rank = torch.argsort(fused_scores, descending=True, stable=True)
-    return Fusion(fused[rank], fused_scores[rank], best[rank], torch.argsort(rank)[cluster])
+    return Fusion(fused[rank], fused_scores[rank], best[rank])
 
 
 # ----------------------------------------------------------------------------- who drops whom

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -36,18 +35,10 @@ CURE = (
 )
 
 
-@dataclass(frozen=True)
-class Taken:
-    """Which of a network's tensors came from a file, and which begin anew."""
-
-    taken: tuple[str, ...]
-    left: tuple[str, ...]
-
-
-def load_published(network: nn.Module, path: Path) -> Taken:
+def load_published(network: nn.Module, path: Path) -> None:
     """Put published weights into a network wherever name and shape agree, or can be made to.
 
-    The head is left out where it scores other classes.
+    The head begins anew where it scores other classes.
 
     Raises:
         BadModel: The file is absent, a pickle or damaged, or most of the network is not in it.
@@ -71,7 +62,6 @@ def load_published(network: nn.Module, path: Path) -> Taken:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise BadModel(f"the weights hold numbers that are not finite ('{name}').", where=path)
     network.load_state_dict({**own, **fitting})
-    return Taken(tuple(sorted(fitting)), tuple(sorted(set(own) - set(fitting))))
 
 
 def read(path: Path) -> Mapping[str, Tensor]:

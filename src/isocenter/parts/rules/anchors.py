@@ -36,13 +36,11 @@ class AnchorPlan:
         strides: By level, voxels of the image per voxel of the map along each axis.
         sizes: By level, the sides of its anchors in voxels; equally many on every level, as a head that is
             shared by all levels needs.
-        covered: Share of objects with an IoU of at least .5 with an anchor centred on them.
         why: The reason for `strides` and for `sizes`.
     """
 
     strides: tuple[Shape, ...]
     sizes: tuple[tuple[Sides, ...], ...]
-    covered: float
     why: dict[str, str]
 
 
@@ -76,17 +74,15 @@ def anchor_plan(extents: ArrayLike, strides: Sequence[Sequence[int]], most: int 
     used = np.arange(level.min(), level.max() + 1)
     shapes = _shapes(objects, level, steps, steps[used], most)
     best = _overlap(objects, shapes, steps[used]).max(axis=(1, 2))
-    covered = float((best >= GOOD).mean())
     return AnchorPlan(
         strides=tuple(tuple(int(step) for step in steps[number]) for number in used),
         sizes=tuple(
             tuple(tuple(float(f"{side:.4g}") for side in shape * steps[number]) for shape in shapes)
             for number in used
         ),
-        covered=covered,
         why={
             "strides": _why_strides(objects, level, steps),
-            "sizes": _why_sizes(best, shapes, covered, most),
+            "sizes": _why_sizes(best, shapes, most),
         },
     )
 
@@ -204,7 +200,8 @@ def _why_strides(objects: FloatArray, level: NDArray[np.int64], steps: FloatArra
     )
 
 
-def _why_sizes(best: FloatArray, shapes: FloatArray, covered: float, most: int) -> str:
+def _why_sizes(best: FloatArray, shapes: FloatArray, most: int) -> str:
+    covered = float((best >= GOOD).mean())
     short = "" if covered >= COVERED else f" More than {most} anchors a place were not allowed."
     plural = "s" if len(shapes) > 1 else ""
     return (

@@ -36,11 +36,6 @@ class Topology:
         """By what each axis of the patch must be divisible."""
         return tuple(prod(axis) for axis in zip(*self.strides, strict=True))
 
-    @property
-    def poolings(self) -> Shape:
-        """How often each axis is halved."""
-        return tuple(divisor.bit_length() - 1 for divisor in self.divisor)
-
 
 def topology(patch: Sequence[int], spacing_mm: Spacing, most: int | None = None) -> Topology:
     """Strides and kernels for a patch.
