@@ -40,13 +40,6 @@ DENSENETS = (
 )
 """Features of the first block, and layers of each: growth rates of 32, 24, 16 and 12."""
 
-RESNETS = (
-    rules.Rung("ResNet-18", 64, (2, 2, 2, 2)),
-    rules.Rung("a ResNet-18 of half the width", 32, (2, 2, 2, 2)),
-    rules.Rung("a ResNet-10 of half the width", 32, (1, 1, 1, 1)),
-    rules.Rung("a ResNet-10 of a quarter of the width", 16, (1, 1, 1, 1)),
-)
-
 WHY_ORDER = "Linear: images are reduced, or left as they are."
 
 
