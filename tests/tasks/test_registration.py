@@ -237,14 +237,19 @@ def test_a_plane_is_saved_as_a_field_of_one_slice(tmp_path: Path) -> None:
 
 def test_landmarks_are_judged_before_and_after(dataset: Dataset, tmp_path: Path) -> None:
     table = tmp_path / "marks.csv"
-    table.write_text("fixed_x,fixed_y,fixed_z,moving_x,moving_y,moving_z\n20,10,-30,23,10,-26\n")
+    table.write_text(
+        "fixed_x,fixed_y,fixed_z,moving_x,moving_y,moving_z\n20,10,-30,23,10,-26\n"
+        "20,12,-30,23,12,-26\n20,10,-28,20,10,-28\n"
+    )
     question = TASK.question(dataset, "c1__to__c0")
     question = question.changed(truth={**question.truth, "landmarks": "marks.csv"})
     truth = TASK.read_truth(dataset, question)
     still = TASK.score(TASK.no_answer(truth), truth, dataset)[DEFORMATION]
-    assert still["landmark_error"] == still["landmark_error_before"] == 5.0
+    assert still["landmark_error"] == still["landmark_error_before"] == pytest.approx(10 / 3)
+    assert still["landmark_error_median"] == still["landmark_error_largest"] == 5.0
     right = TASK.score(Field(_constant(np.array([3.0, 0, 4]))), truth, dataset)[DEFORMATION]
-    assert right["landmark_error"] == pytest.approx(0, abs=1e-5)
+    assert right["landmark_error_median"] == pytest.approx(0, abs=1e-5)
+    assert right["landmark_error_largest"] == pytest.approx(5.0)
     table.write_text("fixed_x,fixed_y\n1,2\n")
     with pytest.raises(BadDataset, match="no column fixed_z"):
         read_landmarks(table)

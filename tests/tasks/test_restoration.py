@@ -76,6 +76,8 @@ def test_psnr_and_ssim_of_8_bit_pictures_are_those_of_scikit_image() -> None:
     assert found["ssim"] == pytest.approx(everywhere[5:-5, 5:-5].mean(), abs=1e-6)
     assert found["data_range"] == 255
     assert found["rmse"] == pytest.approx(12, rel=0.05)
+    assert found["snr"] == pytest.approx(10 * np.log10((true**2).mean() / found["rmse"] ** 2))
+    assert found["correlation"] == pytest.approx(np.corrcoef(true.ravel(), answer.ravel())[0, 1])
 
 
 def test_the_range_is_stated_for_every_kind_of_image() -> None:

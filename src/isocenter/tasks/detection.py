@@ -43,7 +43,6 @@ THRESHOLDS = {
 """The overlaps over which mAP is averaged: COCO's in 2D, nnDetection's in 3D; both hold .5."""
 
 RATES = detection.CPM_RATES
-_POOLED = ("map", "ap50", "ap10", "cpm", "cpm_centre", *(f"froc_{rate:g}" for rate in RATES))
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,8 +30,6 @@ Floats = NDArray[np.float64]
 FAR_MM = 10.0
 """An error above this is a failure."""
 
-_ERRORS = ("error", "wall_distance", "centroid_distance", "slice_error")
-
 
 @dataclass(frozen=True, eq=False)
 class Located:

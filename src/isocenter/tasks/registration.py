@@ -115,7 +115,9 @@ class Registration(SingleImage):
         "everything alike.",
         "landmark_error": "Mean distance in mm between where the field puts the fixed landmarks and where "
         "they are in the moving image.",
-        "landmark_error_before": "The same without any registration.",
+        "landmark_error_median": "The median of these distances.",
+        "landmark_error_largest": "The largest of them.",
+        "landmark_error_before": "Their mean without any registration.",
     }
     measures: Mapping[str, Measure] = {
         "dice": Measure("Dice", shown=True, ranked=True),
@@ -124,6 +126,8 @@ class Registration(SingleImage):
         "landmark_error": Measure(
             "Landmark error", unit="mm", better="low", digits=2, shown=True, ranked=True
         ),
+        "landmark_error_median": Measure("Median landmark error", unit="mm", better="low", digits=2),
+        "landmark_error_largest": Measure("Largest landmark error", unit="mm", better="low", digits=2),
         "landmark_error_before": Measure("Landmark error before", unit="mm", better="none", digits=2),
         "folding": Measure("Folding", unit="%", better="low", digits=2, shown=True, ranked=True),
         "sd_log_jacobian": Measure("SD of log Jacobian", better="low", shown=True),
@@ -407,8 +411,11 @@ def _landmarks(answer: Field, truth: Pair) -> dict[str, float | None]:
         return {}
     fixed, moving = truth.landmarks[:, 0], truth.landmarks[:, 1]
     found = pull.moved_points(fixed, answer.displacement_mm, truth.fixed)
+    errors = landmark_errors(found, moving)
     return {
-        "landmark_error": landmark_errors(found, moving).mean,
+        "landmark_error": errors.mean,
+        "landmark_error_median": errors.median,
+        "landmark_error_largest": errors.largest,
         "landmark_error_before": landmark_errors(fixed, moving).mean,
     }
 

@@ -88,6 +88,9 @@ class Restoration(SingleImage):
         "channels; slice by slice where a volume has an axis shorter than the window. MS-SSIM only where "
         f"five scales fit: {_SCALES_VOXELS} voxels.",
         "error": "MAE and RMSE are in the file's unit, over all voxels, nothing clipped.",
+        "snr": "10 log₁₀(sum of the target's squares / sum of the squared errors), nothing clipped; "
+        "undefined for an answer without any error and for a target of zeros.",
+        "correlation": "Pearson's, of the values, nothing clipped; undefined where an image is constant.",
         "edge_preservation": "The correlation of the two images' Laplacians.",
         "texture": "Mean and sd of the values in the part of the target with least structure, a sixteenth "
         "of its shortest side wide, of those whose mean lies in the middle four fifths of the range. An "
@@ -108,6 +111,8 @@ class Restoration(SingleImage):
         "gamma_pass_rate": Measure("Gamma pass rate", shown=True, ranked=True),
         "rmse": Measure("RMSE", better="low", shown=True),
         "mae": Measure("MAE", better="low", shown=True),
+        "snr": Measure("SNR", unit="dB", digits=2),
+        "correlation": Measure("Correlation"),
         "edge_preservation": Measure("Edge preservation"),
         "texture_mean": Measure("Texture mean", better="none", digits=1),
         "texture_sd": Measure("Texture sd", better="none", digits=2, shown=True),
@@ -212,6 +217,8 @@ class Restoration(SingleImage):
             "ssim": _ssim(said, true, span),
             "rmse": math.sqrt(quality.mean_squared_error(answer, target) or 0.0),
             "mae": quality.mean_absolute_error(answer, target),
+            "snr": quality.snr(answer, target),
+            "correlation": quality.correlation(answer, target),
             "edge_preservation": quality.edge_preservation(said[0], true[0]),
             **_texture(answer, target, window),
         }

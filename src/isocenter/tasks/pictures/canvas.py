@@ -24,7 +24,6 @@ ANSWER_COLOUR = "#e69f00"
 
 _PLANES = ("sagittal", "coronal", "axial")
 _RISING = "RAS"
-_FALLING = "LPI"
 _ANISOTROPIC = 2.0
 _MARGIN = 0.25
 _LEAST_FIELD = 0.4

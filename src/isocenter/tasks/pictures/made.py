@@ -103,9 +103,11 @@ def grid(cases: Sequence[CaseScore], who: str = "") -> Picture:
         cases: With their small pictures.
         who: Whose images they are, where there are several sets.
     """
-    ordered = sorted(cases, key=lambda case: (str(case.evidence.get("asked")), case.case))
-    chosen = [ordered[at] for at in np.linspace(0, len(ordered) - 1, min(len(ordered), 32)).astype(int)]
     half, step = _COLUMNS // 2, _CELL + _GAP
+    ordered = sorted(cases, key=lambda case: (str(case.evidence.get("asked")), case.case))
+    chosen = [
+        ordered[at] for at in np.linspace(0, len(ordered) - 1, min(len(ordered), half * _ROWS)).astype(int)
+    ]
     cells = []
     for place, case in enumerate(chosen):
         row, column = divmod(place, half)
