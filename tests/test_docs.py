@@ -198,17 +198,27 @@ def test_the_page_of_systems_is_what_its_command_writes() -> None:
     assert stored == systems.page(), "run: python benchmarks/systems.py"
 
 
+def rooms_of(folder: Path) -> set[str]:
+    """Its modules and packages."""
+    there = {
+        path.name for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    return there - {"__init__.py"}
+
+
 def test_the_house_stands_as_it_is_drawn() -> None:
-    """The picture shows every room, nothing that is not there, and of the pipeline the chief stages."""
+    """The picture shows every room, every stage of the pipeline, every room of the parts, nothing else."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     picture = text[text.index("src/isocenter/\n") : text.index("## Imports")]
     source = ROOT / "src" / "isocenter"
     rooms = set(re.findall(r"^├── (\w+(?:\.py|/))|^└── (\w+(?:\.py|/))", picture, re.M))
     named = {"".join(pair).rstrip("/") for pair in rooms}
-    there = {p.name for p in source.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
-    assert named == there - {"__main__.py"}
-    stages = set(re.findall(r"^│   [├└]── (\w+\.py)", picture, re.M))
-    assert stages <= {path.name for path in (source / "pipeline").glob("*.py")}
+    assert named - {"__init__.py"} == rooms_of(source) - {"__main__.py"}
+    stages = re.findall(r"^│   [├└]── (\w+(?:\.py|/)) ", picture[: picture.index("compute.py")], re.M)
+    assert {stage.rstrip("/") for stage in stages} == rooms_of(source / "pipeline")
+    parts = picture[picture.index("├── parts/") : picture.index("├── images/")]
+    folders = {name for name in rooms_of(source / "parts") if not name.endswith(".py")}
+    assert set(re.findall(r" (\w+)/", parts)) - {"parts"} == folders
 
 
 def test_the_eight_files_of_the_walk_exist() -> None:
