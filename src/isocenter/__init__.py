@@ -63,7 +63,7 @@ def plan(
         out: A folder for `dataset.json`, `fingerprint.json` and `plan.json`; nothing is written without it.
         seed: What chance starts from: folds, weights, augmentation.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        workers: Processes beside the main one; by default as many as there are free cores.
+        workers: Threads that read the cases; by default one for each core that the process may use.
         overrides: Values of the plan by dotted key, for example `{"training.batch": 4}`.
         task: The question, where neither the method nor the dataset says it.
 
@@ -125,7 +125,8 @@ def train(
         resume: Go on where the run in `out` was interrupted.
         seed: What chance starts from: folds, weights, augmentation; by default the plan's, or 0.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        workers: Processes beside the main one; by default as many as there are free cores.
+        workers: Threads that prepare cases and make samples; by default one for each core that the process
+            may use.
         overrides: Values of the plan by dotted key, for example `{"training.batch": 4}`.
         where: Run the folds one after another, in several processes here, or on a Ray cluster.
         track: Write the log for TensorBoard too, into `tensorboard/` beside `log.csv`.
@@ -180,7 +181,7 @@ def predict(
         inputs: Image files or folders, in any readable format.
         out: The folder for the answers.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        workers: Processes beside the main one; by default as many as there are free cores.
+        workers: Threads for arithmetic; by default as many as PyTorch takes by itself.
         probabilities: Also write the probability of each label.
         uncertainty: Also write how unsure the model is at each voxel.
         maps: Also write the method's own maps, for example the gates of `segmentation/attention_unet`.
@@ -267,7 +268,8 @@ def evaluate(
         task: What the files answer; by default what the dataset asks, or segmentation.
         missing: Refuse truths without an answer, or judge these as empty answers.
         consensus: `truths` holds a folder for each of several raters: how they become one truth.
-        workers: Processes that judge cases side by side; by default as many as there are cores.
+        workers: Processes that judge cases side by side; by default one for each core, or a single one for
+            small files.
 
     Raises:
         BadDataset: Partners are missing, or an answer lies on another grid.
@@ -311,7 +313,7 @@ def compare(
         missing: Refuse answers that are missing, or judge these as empty.
         resume: Go on where the comparison was interrupted.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        workers: Processes beside the main one; by default as many as there are free cores.
+        workers: As for `train` and `evaluate`.
         task: The question, where neither the method nor the dataset says it.
 
     Raises:
