@@ -71,6 +71,31 @@ def test_an_exact_name_goes_before_a_similar_one(tmp_path: Path) -> None:
     assert scores.cases[0].values["1"]["dice"] == 1.0
 
 
+COMPANY = ("probabilities", "uncertainty", "map_gate_1", "gradcam_FAILED", "occlusion")
+
+
+@pytest.mark.parametrize("kind", COMPANY)
+def test_what_lies_beside_an_answer_is_no_answer(tmp_path: Path, kind: str) -> None:
+    assert matched(tmp_path, ["a.nii.gz", f"a_{kind}.nii.gz"], ["a.nii.gz"]) == ["a"]
+
+
+@pytest.mark.parametrize("kind", COMPANY)
+def test_a_case_may_be_called_like_what_lies_beside_an_answer(tmp_path: Path, kind: str) -> None:
+    both = ["a.nii.gz", f"a_{kind}.nii.gz"]
+    assert matched(tmp_path, both, both) == ["a", f"a_{kind}"]
+
+
+def test_a_map_without_its_answer_is_an_answer_without_a_truth(tmp_path: Path) -> None:
+    with pytest.raises(BadDataset, match="1 answer without a truth: b_uncertainty"):
+        evaluate(*folders(tmp_path, ["a.nii.gz", "b_uncertainty.nii.gz"], ["a.nii.gz"]))
+
+
+def test_what_lies_beside_answers_in_folders_is_no_answer(tmp_path: Path) -> None:
+    truths = ["p1/scan.nii.gz", "p2/scan.nii.gz"]
+    answers = [*truths, "p1/scan_probabilities.nii.gz"]
+    assert matched(tmp_path, answers, truths) == ["p1/scan", "p2/scan"]
+
+
 def test_two_answers_to_one_truth_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadDataset, match=r"several answers fit case 'a': a_mask\.nii\.gz, a_pred\.nii\.gz"):
         evaluate(*folders(tmp_path, ["a_pred.nii.gz", "a_mask.nii.gz"], ["a.nii.gz"]))

@@ -139,7 +139,7 @@ def test_colour_pictures_are_answered_as_pictures_with_their_gate_maps(
         assert set(np.unique(np.asarray(answer))) <= {0, 1}
     gates = sorted(path.name for path in out.glob("slide_0_*"))
     assert gates
-    assert all(name.startswith("slide_0_gate_") for name in gates)
+    assert all(name.startswith("slide_0_map_gate_") for name in gates)
     for name in gates:
         gate = images.read(out / name).array
         assert gate.shape == (1, 48, 40)

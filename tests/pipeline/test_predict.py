@@ -125,8 +125,27 @@ def test_maps_of_a_methods_own_are_added_where_they_are_not_there(
     isocenter.predict(trained, wanted, tmp_path, device="cpu")
     monkeypatch.setattr(SupervisedMasks, "maps", lambda self, inputs: {"seen": inputs["image"]})
     isocenter.predict(trained, wanted, tmp_path, device="cpu", maps=True)
-    names = {f"image_{number}{kind}.nii.gz" for number in (0, 1) for kind in ("", "_seen")}
+    names = {f"image_{number}{kind}.nii.gz" for number in (0, 1) for kind in ("", "_map_seen")}
     assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_answers_with_all_that_lies_beside_them_can_be_judged(
+    blobs: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SupervisedMasks, "maps", lambda self, inputs: {"seen": inputs["image"]})
+    isocenter.predict(
+        trained,
+        [_image(blobs)],
+        tmp_path / "answers",
+        device="cpu",
+        probabilities=True,
+        uncertainty=True,
+        maps=True,
+    )
+    (tmp_path / "truths").mkdir()
+    (tmp_path / "truths" / "image_0.nii.gz").write_bytes((blobs / "label_0.nii.gz").read_bytes())
+    scores = isocenter.evaluate(tmp_path / "answers", tmp_path / "truths", tmp_path / "scores")
+    assert [case.case for case in scores.cases] == ["image_0"]
 
 
 def test_probabilities_sum_to_one_and_uncertainty_lies_between_zero_and_one(

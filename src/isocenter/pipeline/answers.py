@@ -6,12 +6,25 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 from isocenter import images
 from isocenter.errors import BadDataset
 from isocenter.tasks.task import Task
 
 CHANNEL_NUMBER = re.compile(r"^(?P<name>.+)_(?P<channel>\d{4})$")
+
+Kind = Literal["gradient", "integrated", "gradcam", "occlusion"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""Maps that explain an answer."""
+
+PROBABILITIES, UNCERTAINTY, EXPLANATIONS = "probabilities", "uncertainty", "explanations"
+OWN, FAILED = "map_", "_FAILED"
+"""How the name of a method's own map begins, and how that of a map ends that has failed its test."""
+
+_COMPANY = re.compile(
+    rf"(?P<owner>.+)_({PROBABILITIES}|{UNCERTAINTY}|{EXPLANATIONS}|{OWN}.+?|({'|'.join(KINDS)})({FAILED})?)"
+)
 
 
 def expand(inputs: Sequence[str | Path], channels: int, task: Task) -> Iterator[list[str]]:
@@ -103,6 +116,13 @@ def _refuse_equal_names(names: Sequence[str], out: Path) -> None:
 def beside(path: Path, kinds: Iterable[str]) -> list[Path]:
     """Where the maps beside an answer lie."""
     return [path.with_name(f"{images.stem(path)}_{kind}.nii.gz") for kind in kinds]
+
+
+def owner(name: str) -> str | None:
+    """What the answer is called that a file of this name lies beside; None where it may be an answer itself.
+    Names are without suffix."""
+    found = _COMPANY.fullmatch(name)
+    return None if found is None else found["owner"]
 
 
 def refuse_taking_places(paths: Sequence[Path], kinds: Sequence[str], sources: Sequence[str | Path]) -> None:

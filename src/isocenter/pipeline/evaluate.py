@@ -22,6 +22,7 @@ from isocenter.images.layouts import tables
 from isocenter.images.layouts.draft import TRUTH, Draft
 from isocenter.images.layouts.labels import inferred
 from isocenter.pipeline import progress
+from isocenter.pipeline.answers import owner
 from isocenter.records import Case, CaseScore, Dataset, Label, Scores
 from isocenter.tasks.label_files import beside
 from isocenter.tasks.task import Task
@@ -362,8 +363,9 @@ def _matched(dataset: Dataset, answers: Path, judge: Task, missing: Missing) -> 
             )
         used |= fitting
         found[case.id] = named[next(iter(fitting))] if fitting else None
+    strangers = set(named) - used - _company(named)
     _refuse_strangers(
-        found, set(named) - used, answers, missing, quiet=judge.unnamed_is_empty and not answers.is_dir()
+        found, strangers, answers, missing, quiet=judge.unnamed_is_empty and not answers.is_dir()
     )
     return found
 
@@ -371,11 +373,13 @@ def _matched(dataset: Dataset, answers: Path, judge: Task, missing: Missing) -> 
 def _beside(dataset: Dataset, answers: Path, judge: Task) -> dict[str, Path | None]:
     """An answer to each case where sets are judged: that of its name, else any; as many as both sets have."""
     left = named_answers(answers, judge)
+    company = _company(left)
     found: dict[str, Path | None] = {}
     for case in dataset.cases:
         name = next((name for name in names_of(case, dataset) if name in left), None)
         if name is not None:
             found[case.id] = left.pop(name)
+    left = {name: path for name, path in left.items() if name not in company}
     free = [case.id for case in dataset.cases if case.id not in found]
     # Evenly over all: the first cases of a dataset are often of one kind.
     step = max(1.0, len(free) / max(1, len(left)))
@@ -394,6 +398,12 @@ def named_answers(answers: Path, judge: Task) -> dict[str, Path]:
     if cases is None:
         return {_stem(answers): answers}
     return {case.id: answers for case in cases}
+
+
+def _company(named: Mapping[str, Path]) -> set[str]:
+    """Those of some answers that only say more of another one, such as its probabilities."""
+    there = {(path.parent, _stem(path)) for path in named.values()}
+    return {name for name, path in named.items() if (path.parent, owner(_stem(path))) in there}
 
 
 def names_of(case: Case, dataset: Dataset) -> list[str]:

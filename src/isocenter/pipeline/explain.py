@@ -11,7 +11,6 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -27,11 +26,9 @@ from isocenter.methods.classes import Classifier
 from isocenter.methods.method import Arrays, Batch
 from isocenter.parts.explain import maps
 from isocenter.parts.explain.randomisation import HIGHEST, Likeness, Outcome, likeness_of, randomised
+from isocenter.pipeline.answers import EXPLANATIONS, FAILED, KINDS, Kind
 from isocenter.pipeline.predict import Model
 from isocenter.pipeline.prepare import prepare_inputs
-
-Kind = Literal["gradient", "integrated", "gradcam", "occlusion"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 TESTED = 2
 """Images on which a kind of map is tested."""
@@ -232,8 +229,8 @@ def write(explainer: Explainer, image: Image, path: Path, label: str | None = No
 
 def paths(explainer: Explainer, path: Path) -> list[Path]:
     """Where the maps of an answer lie, kind by kind, and last what their tests found."""
-    marks = [f"{kind}{'' if explainer.passed(kind) else '_FAILED'}" for kind in explainer.kinds]
-    names = [*(f"{mark}.nii.gz" for mark in marks), "explanations.json"]
+    marks = [f"{kind}{'' if explainer.passed(kind) else FAILED}" for kind in explainer.kinds]
+    names = [*(f"{mark}.nii.gz" for mark in marks), f"{EXPLANATIONS}.json"]
     return [path.with_name(f"{path.stem}_{name}") for name in names]
 
 

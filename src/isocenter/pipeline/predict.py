@@ -30,7 +30,15 @@ from isocenter.images.views import present_in
 from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs
 from isocenter.parts.stitching.tiles import stitch
 from isocenter.pipeline import checkpoint, tuning
-from isocenter.pipeline.answers import beside, expand, named, refuse_taking_places
+from isocenter.pipeline.answers import (
+    OWN,
+    PROBABILITIES,
+    UNCERTAINTY,
+    beside,
+    expand,
+    named,
+    refuse_taking_places,
+)
 from isocenter.pipeline.prepare import prepare_inputs
 from isocenter.pipeline.progress import Bar, bar
 from isocenter.pipeline.run import WEIGHTS, Run
@@ -523,7 +531,7 @@ def predict(
     model = Model(Run(Path(folder)), members=None if stage is None else [stage], device=device)
     fingerprint = model.run.fingerprint
     wanted = list(expand(inputs, len(model.plan.channels), model.task))
-    asked = {"probabilities": probabilities, "uncertainty": uncertainty}
+    asked = {PROBABILITIES: probabilities, UNCERTAINTY: uncertainty}
     kinds = [kind for kind, there in asked.items() if there]
     paths = named(wanted, out, model.task, model.plan.dims, kinds)
     still = _still(model, fixed)
@@ -591,11 +599,11 @@ def _warn_if_unfamiliar(image: Image, fingerprint: Fingerprint) -> None:
 
 def _save(model: Model, answer: Answer, path: Path, *, overwrite: bool) -> list[str]:
     """Write what of an answer is not there yet, the maps first; gives which maps it has."""
-    extra = {name: map_[None] for name, map_ in answer.maps.items()}
+    extra = {f"{OWN}{name}": map_[None] for name, map_ in answer.maps.items()}
     if answer.probabilities is not None:
-        extra["probabilities"] = answer.probabilities
+        extra[PROBABILITIES] = answer.probabilities
     if answer.uncertainty is not None:
-        extra["uncertainty"] = answer.uncertainty[None]
+        extra[UNCERTAINTY] = answer.uncertainty[None]
     for array, place in zip(extra.values(), beside(path, extra), strict=True):
         if overwrite or not place.exists():
             images.write(array, place, answer.image)
