@@ -191,7 +191,7 @@ def test_runs_that_were_asked_something_else_are_refused(
     plan = json.loads((trained / "plan.json").read_text(encoding="utf-8"))
     answers = write("answers", moved=1)
     for change, said in (
-        ({"task": "detection"}, "answers 'segmentation', not 'detection'"),
+        ({"task": "detection", "method": "detection/retinanet"}, "answers 'detection'"),
         ({"labels": plan["labels"][:1]}, "labels"),
     ):
         (other / "plan.json").write_text(json.dumps({**plan, **change}), encoding="utf-8")
