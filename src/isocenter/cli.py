@@ -541,7 +541,7 @@ def read_numbers(text: str, option: str) -> tuple[int, ...]:
 
 
 def _in_words(made: Plan) -> tuple[str, ...]:
-    from isocenter.pipeline.plan import explain
+    from isocenter.pipeline.wording import explain
 
     return (explain(made),)
 

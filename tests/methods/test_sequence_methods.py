@@ -18,8 +18,8 @@ from isocenter.methods.sequences.gesture_lstm import GestureLSTM, LstmSettings
 from isocenter.parts.rules import sequences as rules
 from isocenter.phantoms.kinematics import Protocol, write_dataset
 from isocenter.pipeline.fingerprint import measure
-from isocenter.pipeline.plan import explain
 from isocenter.pipeline.prepare import prepare_case
+from isocenter.pipeline.wording import explain
 from isocenter.records import Fingerprint, Plan, Scores
 
 

@@ -18,8 +18,8 @@ from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
 from isocenter.methods.method import Method
 from isocenter.pipeline import prepare as stage
-from isocenter.pipeline.plan import explain
 from isocenter.pipeline.prepare import Prepared, prepare, prepare_case, prepare_image
+from isocenter.pipeline.wording import explain
 from isocenter.records import ChannelScheme, Dataset, Fingerprint, Normalisation, Plan, Stage
 
 Store = Callable[[Path, str, Path], Path]

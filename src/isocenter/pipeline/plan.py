@@ -1,24 +1,20 @@
-"""Decide everything once, with reasons: fingerprint in, plan out; and say the plan in words."""
+"""Decide everything once, with reasons: fingerprint in, plan out."""
 
 from __future__ import annotations
 
-import difflib
-import textwrap
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from math import ceil
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import isocenter
 from isocenter import methods, tasks
 from isocenter.errors import BadPlan
-from isocenter.images.layouts.draft import FEATURES
 from isocenter.images.layouts.listing import some
 from isocenter.images.orientation import letters
 from isocenter.parts.rules.folds import folds, given_folds, straddling
 from isocenter.parts.rules.held_out import held_out, spread_evenly, without_unfit
-from isocenter.parts.rules.training import samples_per_epoch, why_steps
+from isocenter.parts.rules.training import with_epoch
+from isocenter.pipeline.overrides import apply_overrides
 from isocenter.records import (
     Budget,
     Dataset,
@@ -27,24 +23,10 @@ from isocenter.records import (
     Machine,
     Plan,
     Record,
-    Section,
     Stage,
-    override,
 )
 
 Speed = Callable[[Stage], float]
-
-
-def _section_of(annotation: Any) -> type[Section] | None:
-    """The section that a stage's field holds, whether or not it may be absent."""
-    kinds = get_args(annotation) or (annotation,)
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
-
-
-SECTIONS = {
-    name: kind for name, field in Stage.model_fields.items() if (kind := _section_of(field.annotation))
-}
-BY_USER = "Set by the user."
 
 
 # ------------------------------------------------------------------------------------------------ making
@@ -110,7 +92,7 @@ def make(
         paint=fingerprint.paint,
         ignore=fingerprint.ignore,
         objects=fingerprint.objects,
-        stages=tuple(_with_epoch(_oriented(stage, fingerprint), len(divided[0].train)) for stage in stages),
+        stages=tuple(with_epoch(_oriented(stage, fingerprint), len(divided[0].train)) for stage in stages),
         folds=divided,
         settings=settings.model_dump(mode="json"),
         why={
@@ -179,14 +161,6 @@ def _folds(dataset: Dataset, fingerprint: Fingerprint, seed: int, wish: Any) -> 
             raise BadPlan(what, where="folds", cure="Name one group for all cases of a patient.")
     kept, left_out = without_unfit(divided, unfit, dataset.cases, seed)
     return kept, why + left_out
-
-
-def _with_epoch(stage: Stage, cases: int) -> Stage:
-    """The stage with the steps of an epoch counted over the cases that a fold really learns from."""
-    training = stage.training
-    samples = samples_per_epoch(cases, stage.geometry, training.batch)
-    why = {**training.why, "steps_per_epoch": why_steps(samples, training.batch)}
-    return stage.changed(training=training.changed(steps_per_epoch=ceil(samples / training.batch), why=why))
 
 
 def _oriented(stage: Stage, fingerprint: Fingerprint) -> Stage:
@@ -285,294 +259,3 @@ def refuse_other_axes(plan: Plan, fingerprint: Fingerprint, where: Path) -> None
     if plan.dims != fingerprint.dims:
         what = f"'dims': the plan is for {plan.dims}D images, the dataset has {fingerprint.dims}D images."
         raise BadPlan(what, where=where, cure=THE_SAME_DATA)
-
-
-# -------------------------------------------------------------------------------------------- overriding
-
-
-def apply_overrides(plan: Plan, overrides: Mapping[str, Any], why: str = BY_USER) -> Plan:
-    """The plan with some values replaced, each with the reason noted beside it.
-
-    Args:
-        plan: What was decided.
-        overrides: Values by key: `training.batch` in every stage, `2d.training.batch` in one and those that
-            repeat it, `settings.x`.
-        why: The reason to be noted.
-
-    Raises:
-        BadPlan: A key is unknown (the message suggests the nearest), or a value does not fit.
-    """
-    for key, value in overrides.items():
-        if key.startswith("settings."):
-            plan = _set_setting(plan, key.removeprefix("settings."), value, why)
-        elif key == "seed":
-            raise BadPlan(
-                "the seed decides the folds and cannot be changed afterwards.",
-                where=key,
-                cure="Plan anew with --seed.",
-            )
-        else:
-            plan = _set_stages(plan, key, value, why)
-    return plan
-
-
-def _set_setting(plan: Plan, name: str, value: Any, why: str) -> Plan:
-    settings = methods.load(plan.method).Settings.parse({**plan.settings, name: value}, where="settings")
-    return plan.changed(settings=settings.model_dump(mode="json"), why={**plan.why, f"settings.{name}": why})
-
-
-def _set_stages(plan: Plan, key: str, value: Any, why: str) -> Plan:
-    names = [stage.name for stage in plan.stages]
-    head, _, rest = key.partition(".")
-    chosen, path = (plan.together(head), rest) if head in names else (names, key)
-    if path not in _keys():
-        raise BadPlan(f"the plan has no value '{key}'.", cure=_nearest(path))
-    return plan.changed(
-        stages=tuple(
-            _set_stage(plan, stage, path, value, why) if stage.name in chosen else stage
-            for stage in plan.stages
-        )
-    )
-
-
-def _set_stage(plan: Plan, stage: Stage, path: str, value: Any, why: str) -> Stage:
-    section, _, name = path.partition(".")
-    if path == "training.budget" and isinstance(value, str):
-        value = Budget.read(value).model_dump()
-    content = {name: getattr(stage, name) for name in Stage.model_fields}
-    if content[section] is None:
-        raise BadPlan(f"the stage '{stage.name}' has no {section} that could be set.", where=path)
-    content[section] = override(getattr(stage, section).model_dump(), name, value)
-    content[section]["why"][name] = why
-    try:
-        changed = Stage.parse(content)
-    except BadPlan as error:
-        raise BadPlan(error.what, where=f"{stage.name}.{path}", cure=error.cure) from error
-    return _with_epoch(changed, len(plan.folds[0].train)) if path == "training.batch" else changed
-
-
-def _keys() -> list[str]:
-    return [
-        f"{section}.{name}"
-        for section, kind in SECTIONS.items()
-        for name in kind.model_fields
-        if name != "why"
-    ]
-
-
-def _nearest(path: str) -> str:
-    """The suggestion for an unknown key: by its last word, which people remember, else by the whole."""
-    near_section = difflib.get_close_matches(path.partition(".")[0], SECTIONS, n=1)
-    # A word that several sections know belongs to the one that was named, else to learning.
-    preferred = near_section[0] if near_section else "training"
-    keys = sorted(_keys(), key=lambda key: key.startswith(f"{preferred}."))
-    leaves = {key.rpartition(".")[2]: key for key in keys}
-    close = difflib.get_close_matches(path.rpartition(".")[2], leaves, n=1, cutoff=0.7)
-    if close:
-        return f"Did you mean '{leaves[close[0]]}'?"
-    return f"Known: {', '.join(key for key in keys if key.startswith(f'{preferred}.'))}."
-
-
-# -------------------------------------------------------------------------------------------- explaining
-
-WIDTH = 96
-
-
-@dataclass(frozen=True)
-class Saying:
-    """How one value is said: its name, and its unit or form."""
-
-    title: str
-    form: str = "{}"
-
-
-TITLES = {
-    "geometry": "What the network sees",
-    "normalisation": "Intensities",
-    "network": "The network",
-    "training": "Learning",
-    "augmentation": "Variation of the training samples",
-    "prediction": "Prediction",
-}
-
-SAYINGS = {
-    "geometry.spacing_mm": Saying("Voxel size", "{} mm"),
-    "geometry.median_shape": Saying("Median case", "{} voxels"),
-    "geometry.patch": Saying("Patch", "{} voxels"),
-    "geometry.slice_axis": Saying("Slices across axis"),
-    "geometry.anisotropic_axis": Saying("Axis with coarse voxels"),
-    "geometry.orientation": Saying("Axes x, y, z run", "towards {}"),
-    "geometry.own_grid": Saying("Images keep their own voxels"),
-    "geometry.image_order": Saying("Interpolation", "order {}"),
-    "geometry.through_order": Saying("Interpolation along the coarse axis", "order {}"),
-    "normalisation.nonzero": Saying("Only where the image is not zero"),
-    "network.features": Saying("Features per level"),
-    "network.strides": Saying("Halvings", "{} steps"),
-    "network.kernels": Saying("Kernels"),
-    "network.convolutions": Saying("Convolutions per level"),
-    "network.decoder_convolutions": Saying("Convolutions per level on the way back"),
-    "network.norm": Saying("Normalisation layers"),
-    "network.pooling": Saying("Halving by"),
-    "network.deep_supervision": Saying("Loss on every level"),
-    "training.budget": Saying("Budget"),
-    "training.batch": Saying("Batch", "{} patches a step"),
-    "training.steps_per_epoch": Saying("Epoch", "{} steps"),
-    "training.foreground_share": Saying("Share of patches on a structure"),
-    "training.seconds_per_step": Saying("Seconds per step"),
-    "training.checkpoint_seconds": Saying("Seconds between checkpoints"),
-    "training.average": Saying("Averaging of weights"),
-    "training.power": Saying("Fall of the learning rate", "power {}"),
-    "training.clip": Saying("Longest gradient"),
-    "augmentation.rotation": Saying("Rotation", "{} degrees"),
-    "augmentation.mirror": Saying("Mirrored axes"),
-    "prediction.mirror": Saying("Mirrored axes"),
-    "prediction.overlap": Saying("Overlap of tiles"),
-    "prediction.batch": Saying("Tiles at a time"),
-    "prediction.border": Saying("Beyond the border"),
-}
-
-SAYINGS_OF_SIGNALS = {
-    "geometry.spacing_mm": Saying("Time between frames", "{} s"),
-    "geometry.median_shape": Saying("Median recording", "{} frames"),
-    "geometry.patch": Saying("Window", "{} frames"),
-    "training.batch": Saying("Batch", "{} windows a step"),
-}
-"""What is said otherwise where images have one axis, which is time."""
-
-
-SOUGHT = {"anomaly": "what healthy images do not show"}
-"""Of tasks that look for more than their labels name."""
-
-
-def explain(plan: Plan) -> str:
-    """The plan in plain words, wrapped to lines: every decision with its reason."""
-    lines = [f"Plan for {plan.task} with {plan.method}", ""]
-    lines += _paragraph(_overview(plan))
-    lines += ["", "Who is learnt from, and who is kept back", *_paragraph(_kept_back(plan), "  ")]
-    lines += ["", "Which networks are trained", *_paragraph(_networks(plan), "  ")]
-    said: dict[str, tuple[list[str], str]] = {}
-    for stage in plan.stages:
-        if len(plan.stages) > 1:
-            lines += ["", stage.name, "-" * len(stage.name)]
-        if stage.repeats is not None:
-            lines += _paragraph(f"As {stage.repeats}, from a seed of its own; they answer together.", "  ")
-            continue
-        for section, title in TITLES.items():
-            if getattr(stage, section) is None:
-                continue
-            text = _section(stage, section)
-            if not text:
-                continue
-            before, first = said.setdefault(section, (text, stage.name))
-            repeated = before == text and first != stage.name
-            lines += ["", title, *(_paragraph(f"As for {first}.", "  ") if repeated else text)]
-    return "\n".join(lines) + "\n"
-
-
-def _overview(plan: Plan) -> str:
-    labels = SOUGHT.get(plan.task) or ", ".join(label.name for label in plan.labels)
-    made = f"Looks for {labels} in" if labels else "Made for"
-    channels = ", ".join(channel.name for channel in plan.channels)
-    machine = plan.machine
-    memory = machine.accelerator_gb or machine.memory_gb
-    return (
-        f"{made} {_images(plan)} ({channels}). Planned by isocenter {plan.isocenter} for "
-        f"{plan.budget} {'a fold' if plan.budget.seconds else 'a network'} on {machine.device} "
-        f"({machine.name}, {machine.cores} cores, {memory:g} GB), seed {plan.seed}."
-    )
-
-
-def _images(plan: Plan) -> str:
-    if all(channel.modality == FEATURES for channel in plan.channels):
-        return "bags of instances"
-    return f"{plan.dims}D images" if plan.dims > 1 else "recordings over time"
-
-
-def _kept_back(plan: Plan) -> str:
-    fold = plan.folds[0]
-    counts = (
-        f"Fold 0 learns from {_count(fold.train)}, chooses on {_count(fold.validation)} and is scored on "
-        f"{_count(fold.test)}."
-    )
-    return f"{plan.why.get('folds', '')} {counts}".strip()
-
-
-def _count(cases: tuple[str, ...]) -> str:
-    return f"{len(cases)} case{'' if len(cases) == 1 else 's'}"
-
-
-def _networks(plan: Plan) -> str:
-    settings = [
-        f"The setting {name} is {_spoken(value)}. {plan.why.get(f'settings.{name}', '')}".strip()
-        for name, value in plan.settings.items()
-        if value is not None or f"settings.{name}" in plan.why
-    ]
-    single = [stage.name for stage in plan.stages if stage.repeats is None]
-    times = [len(plan.together(name)) for name in single]
-    names = ", then ".join(
-        name + (f" ({count} times)" if count > 1 else "") for name, count in zip(single, times, strict=True)
-    )
-    return " ".join([f"{names}.", plan.why.get("stages", ""), *settings]).strip()
-
-
-def _section(stage: Stage, name: str) -> list[str]:
-    section: Section = getattr(stage, name)
-    lines = []
-    special = SAYINGS_OF_SIGNALS if stage.geometry.dims == 1 else {}
-    for title, value, why in _items(section, name, {**SAYINGS, **special}):
-        lines += _paragraph(f"{title}: {value}. {why}".rstrip(), "  ", "    ")
-    return lines
-
-
-def _items(section: Section, name: str, sayings: Mapping[str, Saying]) -> Iterator[tuple[str, str, str]]:
-    """Title, value and reason of each decision; what was left at its default for no reason is not said."""
-    if name == "normalisation":
-        for scheme in getattr(section, "channels"):  # noqa: B009 - the section's type is not narrowed here
-            yield scheme.channel, scheme.scheme, section.why.get(f"channels.{scheme.channel}", "")
-    for field in type(section).model_fields:
-        key = f"{name}.{field}"
-        why = section.why.get(field, "")
-        if not why or key == "geometry.dims" or why.startswith("Without effect"):
-            continue
-        saying = sayings.get(key, Saying(field.replace("_", " ").capitalize()))
-        yield saying.title, saying.form.format(_value(key, getattr(section, field))), why
-
-
-def _value(key: str, value: Any) -> str:
-    if key == "network.strides":
-        return _spoken(tuple(sum(step > 1 for step in axis) for axis in zip(*value, strict=True)))
-    if key == "network.kernels":
-        kinds = list(dict.fromkeys(value))
-        return ", then ".join(_spoken(kernel) for kernel in kinds)
-    if key in ("network.features", "network.convolutions", "network.decoder_convolutions"):
-        return "-".join(str(part) for part in value)
-    if key == "geometry.orientation":
-        value = letters(value) if value else value
-    if key.endswith(".mirror"):
-        return ", ".join(str(axis) for axis in value) or "none"
-    if key.startswith("augmentation.") and isinstance(value, tuple) and len(value) == 2:
-        return f"{value[0]:g} to {value[1]:g}"
-    return _spoken(value)
-
-
-def _spoken(value: Any) -> str:
-    """A value as people write it."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, tuple | list):
-        return " × ".join(_spoken(part) for part in value) or "none"
-    return str(value)
-
-
-def _paragraph(text: str, first: str = "", rest: str | None = None) -> list[str]:
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=first,
-        subsequent_indent=first if rest is None else rest,
-        break_long_words=False,
-    )

@@ -483,7 +483,7 @@ def _plan_in_words(plan: Plan | None) -> list[paragraph.Block]:
     """The plan's explanation, part by part; its first line only repeats the page's head."""
     if plan is None:
         return []
-    from isocenter.pipeline.plan import TITLES, explain
+    from isocenter.pipeline.wording import TITLES, explain
 
     return paragraph.blocks(explain(plan), TITLES.values())[1:]
 

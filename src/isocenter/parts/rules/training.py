@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from isocenter.records import Budget, Geometry, Machine, Training
+from isocenter.records import Budget, Geometry, Machine, Stage, Training
 
 FOREGROUND_SHARE = 0.33
 FLAT_STEPS = 250
@@ -53,6 +53,14 @@ def samples_per_epoch(cases: int, geometry: Geometry, batch: int) -> int:
 def why_steps(samples: int, batch: int) -> str:
     """The reason for the number of steps in an epoch."""
     return f"One pass over what a fold learns from: {samples} samples, {batch} at a time."
+
+
+def with_epoch(stage: Stage, cases: int) -> Stage:
+    """The stage with the steps of an epoch counted over the cases that a fold really learns from."""
+    training = stage.training
+    samples = samples_per_epoch(cases, stage.geometry, training.batch)
+    why = {**training.why, "steps_per_epoch": why_steps(samples, training.batch)}
+    return stage.changed(training=training.changed(steps_per_epoch=ceil(samples / training.batch), why=why))
 
 
 def expected_steps(budget: Budget, batch: int, samples: int, seconds_per_step: float) -> int:

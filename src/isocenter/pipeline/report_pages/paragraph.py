@@ -86,7 +86,7 @@ _ITEM = re.compile(r"([^:]+): (.+?)(?:(?<=[^.])\.(?: (.*))?)?$")
 
 
 def blocks(explanation: str, listed: Collection[str]) -> list[Block]:
-    """Take the wrapped text of `pipeline.plan.explain` apart, so that a page can set it in columns.
+    """Take the wrapped text of `pipeline.wording.explain` apart, so that a page can set it in columns.
 
     A block is parted by empty lines; its title is flush left and what follows is indented by two, with
     continuation lines further in.

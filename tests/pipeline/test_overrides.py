@@ -1,0 +1,120 @@
+"""Values set of a plan: what is taken, what is refused, what follows from it."""
+
+from __future__ import annotations
+
+import pytest
+
+from isocenter import methods
+from isocenter.errors import BadPlan
+from isocenter.pipeline.overrides import apply_overrides
+from isocenter.pipeline.plan import make
+from isocenter.records import (
+    Budget,
+    Case,
+    CaseMeasure,
+    Channel,
+    Dataset,
+    Fingerprint,
+    Label,
+    Machine,
+    Plan,
+)
+
+CPU = Machine(device="cpu", name="two cores", cores=2, memory_gb=24, precision="bfloat16")
+SHAPES = {2: (64, 48), 3: (36, 50, 35)}
+
+
+def planned(
+    budget: str = "15m",
+    method: str = "segmentation/nnunet",
+    dims: int = 3,
+    count: int = 20,
+    **options: object,
+) -> Plan:
+    """A plan for images of one channel and two labels."""
+    task, shape, ones = methods.task_of(method), SHAPES[dims], (1.0,) * dims
+    channels = (Channel(name="T1", modality="mri"),)
+    labels = (Label(name="Anterior", values=(1,)), Label(name="Posterior", values=(2,)))
+    names = [f"c{number}" for number in range(count)]
+    cases = tuple(Case(id=name, patient=name, inputs={"image": (f"{name}.nii.gz",)}) for name in names)
+    dataset = Dataset(
+        name="small", root="/data", layout="msd", task=task, channels=channels, labels=labels, cases=cases
+    )
+    fingerprint = Fingerprint(
+        task=task,
+        dataset="small",
+        dims=dims,  # type: ignore[arg-type]  # 2 or 3
+        channels=channels,
+        labels=labels,
+        intensities=(),
+        cases=tuple(
+            CaseMeasure(id=name, shape=shape, cropped_shape=shape, spacing_mm=ones) for name in names
+        ),
+        median_shape=shape,
+        median_spacing_mm=ones,
+    )
+    return make(dataset, fingerprint, method, Budget.read(budget), machine=CPU, speed=7e10, **options)  # type: ignore[arg-type]
+
+
+def test_a_value_is_overridden_in_every_stage_and_its_reason_noted() -> None:
+    plan = planned("6h", overrides={"training.batch": 4})
+    assert {stage.training.batch for stage in plan.stages} == {4}
+    assert all(stage.training.why["batch"] == "Set by the user." for stage in plan.stages)
+    assert plan.stage("3d_fullres").training.steps_per_epoch == 4
+
+
+def test_a_value_is_overridden_in_one_stage() -> None:
+    plan = planned("6h", overrides={"2d.training.learning_rate": 0.5})
+    assert plan.stage("2d").training.learning_rate == plan.stage("2d_2").training.learning_rate == 0.5
+    assert plan.stage("3d_fullres").training.learning_rate != 0.5
+
+
+def test_a_budget_can_be_set_in_words() -> None:
+    plan = apply_overrides(planned(), {"training.budget": "20 epochs"})
+    assert plan.stages[0].training.budget == Budget(epochs=20)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("training.batsh", "Did you mean 'training.batch'"),
+        ("batch", "Did you mean 'training.batch'"),
+        ("trainig.power", "Did you mean 'training.power'"),
+        ("prediction.batsh", "Did you mean 'prediction.batch'"),
+        ("geometry.why", "the plan has no value 'geometry.why'"),
+        ("training", "Known: training.budget"),
+        ("4d.training.batch", "the plan has no value"),
+        ("settings.nonsense", "nonsense"),
+    ],
+)
+def test_a_misspelt_key_is_refused_with_a_suggestion(key: str, message: str) -> None:
+    with pytest.raises(BadPlan, match=message):
+        planned(overrides={key: 3})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("training.batch", "many", "training.batch"),
+        ("training.batch", 0, "greater than 0"),
+        ("training.optimiser", "sdg", "sgd"),
+        ("geometry.patch", (40, 55, 40), "take 56"),
+        ("geometry.patch", (40, 56), "one value for each axis: 3, not 2"),
+        ("network.features", (16, 32), "same number of levels"),
+        ("seed", "lucky", "not a whole number"),
+        ("seed", -1, "not a whole number from 0"),
+        ("training.learning_rate", -1, r"3d_fullres\.training\.learning_rate.*greater than 0"),
+        ("geometry.spacing_mm", (0, 1, 1), r"geometry\.spacing_mm.*greater than 0"),
+        ("geometry.spacing_mm", (1, 1), r"geometry\.spacing_mm.*one value for each axis: 3, not 2"),
+        ("normalisation.channels", (), r"normalisation\.channels.*one value for each channel: 1, not 0"),
+        ("prediction.overlap", 2, r"prediction\.overlap.*less than 1"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused(key: str, value: object, message: str) -> None:
+    with pytest.raises(BadPlan, match=message):
+        planned(overrides={key: value})
+
+
+def test_the_seed_of_a_finished_plan_stays() -> None:
+    with pytest.raises(BadPlan, match="Plan anew"):
+        apply_overrides(planned(), {"seed": 3})
