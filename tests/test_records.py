@@ -34,7 +34,6 @@ from isocenter.records import (
     Scores,
     Stage,
     Training,
-    override,
     regions,
 )
 
@@ -375,16 +374,6 @@ def test_a_stage_is_found_by_name_or_suggested() -> None:
     assert a_plan().stage("3d").name == "3d"
     with pytest.raises(BadPlan, match="Did you mean '3d'"):
         a_plan().stage("3dd")
-
-
-def test_an_override_replaces_one_value_and_notes_the_reason() -> None:
-    before = {"training": {"batch": 2, "clip": 12.0, "why": {"batch": "It fits."}}, "seed": 0}
-    after = override(before, "training.batch", 4)
-    assert after == {
-        "training": {"batch": 4, "clip": 12.0, "why": {"batch": "Set by the user."}},
-        "seed": 0,
-    }
-    assert before["training"] == {"batch": 2, "clip": 12.0, "why": {"batch": "It fits."}}
 
 
 ROUND_TRIP = """

@@ -98,6 +98,16 @@ def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
 NotEmpty = AfterValidator(_not_empty)
 
 
+def _distinct(axes: tuple[int, ...]) -> tuple[int, ...]:
+    for axis in axes:
+        if axes.count(axis) > 1:
+            raise ValueError(f"names axis {axis} twice")
+    return axes
+
+
+Axes = Annotated[tuple[NonNegativeInt, ...], AfterValidator(_distinct)]
+
+
 class _Unfit(ValueError):
     """Values that do not fit each other, with the key to be named: pydantic only says whose check it was."""
 
@@ -451,7 +461,7 @@ class Augmentation(Section):
     elastic: NonNegativeFloat = 0.0
     elastic_spacing: PositiveFloat = 16.0
     elastic_probability: Share = 0.0
-    mirror: tuple[NonNegativeInt, ...] = ()
+    mirror: Axes = ()
     noise: NonNegativeFloat = 0.1
     noise_probability: Share = 0.1
     blur: Range = (0.5, 1.0)
@@ -471,7 +481,7 @@ class Prediction(Section):
     """How tiles become an answer: overlap as a share of the tile, axes that are mirrored and averaged."""
 
     overlap: float = Field(0.5, ge=0, lt=1)
-    mirror: tuple[NonNegativeInt, ...] = ()
+    mirror: Axes = ()
     batch: PositiveInt = 1
     border: Literal["constant", "mirror"] = "constant"
 
@@ -835,17 +845,3 @@ def _inside(annotation: Any, part: int | str) -> Any:
 
 def _is_record(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def override(content: Mapping[str, Any], key: str, value: JsonValue) -> dict[str, Any]:
-    """A copy of nested plain data with the value at the dotted `key` replaced and its reason noted."""
-    head, _, rest = key.partition(".")
-    copy = dict(content)
-    if rest:
-        inner = copy.get(head)
-        copy[head] = override(inner if isinstance(inner, Mapping) else {}, rest, value)
-    else:
-        copy[head] = value
-        if isinstance(copy.get("why"), Mapping):
-            copy["why"] = {**copy["why"], head: "Set by the user."}
-    return copy

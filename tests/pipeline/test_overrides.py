@@ -69,9 +69,43 @@ def test_a_value_is_overridden_in_one_stage() -> None:
     assert plan.stage("3d_fullres").training.learning_rate != 0.5
 
 
-def test_a_budget_can_be_set_in_words() -> None:
-    plan = apply_overrides(planned(), {"training.budget": "20 epochs"})
-    assert plan.stages[0].training.budget == Budget(epochs=20)
+@pytest.mark.parametrize("keys", [("batch", "steps_per_epoch"), ("steps_per_epoch", "batch")])
+def test_steps_of_an_epoch_that_are_set_stand_whatever_else_is_set(keys: tuple[str, ...]) -> None:
+    plan = planned(overrides={f"training.{key}": 3 if key == "batch" else 7 for key in keys})
+    training = plan.stages[0].training
+    assert (training.batch, training.steps_per_epoch) == (3, 7)
+    assert training.why["steps_per_epoch"] == "Set by the user."
+
+
+@pytest.mark.parametrize("keys", [("", "2d."), ("2d.", "")])
+def test_what_is_set_for_one_stage_stands_before_what_is_set_for_all(keys: tuple[str, ...]) -> None:
+    plan = planned("6h", overrides={f"{key}training.batch": 6 if key else 4 for key in keys})
+    assert plan.stage("2d").training.batch == 6
+    assert plan.stage("3d_fullres").training.batch == 4
+
+
+def test_values_that_only_fit_each_other_are_set_together() -> None:
+    stage = planned().stages[0]
+    less = {
+        f"network.{key}": getattr(stage.network, key)[:-1]
+        for key in ("features", "kernels", "strides", "convolutions", "decoder_convolutions")
+    }
+    assert len(planned(overrides=less).stages[0].unet.features) == len(stage.unet.features) - 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "cure"),
+    [
+        ("training.budget", "20 epochs", "--budget"),
+        ("training.seconds_per_step", 0.1, "epochs"),
+        ("geometry.dims", 2, "settings.configurations"),
+        ("geometry.median_shape", (30, 30, 30), "geometry.spacing_mm"),
+        ("geometry.orientation", (), "Store the images"),
+    ],
+)
+def test_what_is_measured_is_not_set(key: str, value: object, cure: str) -> None:
+    with pytest.raises(BadPlan, match=rf"{key}: .*cannot be set\. .*{cure}"):
+        planned(overrides={key: value})
 
 
 @pytest.mark.parametrize(
@@ -82,7 +116,7 @@ def test_a_budget_can_be_set_in_words() -> None:
         ("trainig.power", "Did you mean 'training.power'"),
         ("prediction.batsh", "Did you mean 'prediction.batch'"),
         ("geometry.why", "the plan has no value 'geometry.why'"),
-        ("training", "Known: training.budget"),
+        ("training", "Known: training.batch"),
         ("4d.training.batch", "the plan has no value"),
         ("settings.nonsense", "nonsense"),
     ],
@@ -97,6 +131,9 @@ def test_a_misspelt_key_is_refused_with_a_suggestion(key: str, message: str) -> 
     [
         ("training.batch", "many", "training.batch"),
         ("training.batch", 0, "greater than 0"),
+        ("training.batch", True, r"training\.batch: takes no true"),
+        ("geometry.anisotropic_axis", False, "takes no false"),
+        ("augmentation.mirror", (0, 0), "names axis 0 twice"),
         ("training.optimiser", "sdg", "sgd"),
         ("geometry.patch", (40, 55, 40), "take 56"),
         ("geometry.patch", (40, 56), "one value for each axis: 3, not 2"),

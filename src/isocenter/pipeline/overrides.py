@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from isocenter import methods
 from isocenter.errors import BadPlan
-from isocenter.parts.rules.training import with_epoch
-from isocenter.records import Budget, Plan, Section, Stage, override
+from isocenter.parts.rules.training import epoch
+from isocenter.records import Plan, Section, Stage
 
 
 def _section_of(annotation: Any) -> type[Section] | None:
@@ -23,6 +24,27 @@ SECTIONS = {
 }
 BY_USER = "Set by the user."
 
+NOT_SET = {
+    "training.budget": ("the budget is shared by the stages, which are planned for it", "Say --budget."),
+    "training.seconds_per_step": (
+        "the speed of this machine is measured",
+        "Say --budget with a number of epochs, such as '50 epochs', where speed should not matter.",
+    ),
+    "geometry.dims": (
+        "how many axes a network sees is decided with all that depends on it",
+        "Choose the networks with --set settings.configurations, where the method has this setting.",
+    ),
+    "geometry.median_shape": (
+        "the median case is measured",
+        "Set geometry.patch for what the network sees, or geometry.spacing_mm for how finely.",
+    ),
+    "geometry.orientation": (
+        "how most images are stored is measured, and all others are turned to it",
+        "Store the images in another order of axes, if need be.",
+    ),
+}
+"""What is measured, or decided elsewhere, with what to do instead."""
+
 
 def apply_overrides(plan: Plan, overrides: Mapping[str, Any], why: str = BY_USER) -> Plan:
     """The plan with some values replaced, each with the reason noted beside it.
@@ -30,24 +52,24 @@ def apply_overrides(plan: Plan, overrides: Mapping[str, Any], why: str = BY_USER
     Args:
         plan: What was decided.
         overrides: Values by key: `training.batch` in every stage, `2d.training.batch` in one and those that
-            repeat it, `settings.x`.
+            repeat it, `settings.x`. Their order does not matter: what is set for one stage stands before what
+            is set for all, and before what would follow from another value.
         why: The reason to be noted.
 
     Raises:
         BadPlan: A key is unknown (the message suggests the nearest), or a value does not fit.
     """
-    for key, value in overrides.items():
+    names = [stage.name for stage in plan.stages]
+    wishes: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for key in sorted(overrides, key=lambda key: key.partition(".")[0] in names):
         if key.startswith("settings."):
-            plan = _set_setting(plan, key.removeprefix("settings."), value, why)
-        elif key == "seed":
-            raise BadPlan(
-                "the seed decides the folds and cannot be changed afterwards.",
-                where=key,
-                cure="Plan anew with --seed.",
-            )
+            plan = _set_setting(plan, key.removeprefix("settings."), overrides[key], why)
         else:
-            plan = _set_stages(plan, key, value, why)
-    return plan
+            chosen, path = _addressed(plan, key)
+            for name in chosen:
+                wishes[name][path] = overrides[key]
+    cases = len(plan.folds[0].train)
+    return plan.changed(stages=tuple(_set(stage, wishes[stage.name], why, cases) for stage in plan.stages))
 
 
 def _set_setting(plan: Plan, name: str, value: Any, why: str) -> Plan:
@@ -55,34 +77,87 @@ def _set_setting(plan: Plan, name: str, value: Any, why: str) -> Plan:
     return plan.changed(settings=settings.model_dump(mode="json"), why={**plan.why, f"settings.{name}": why})
 
 
-def _set_stages(plan: Plan, key: str, value: Any, why: str) -> Plan:
+def _addressed(plan: Plan, key: str) -> tuple[Sequence[str], str]:
+    """The names of the stages that a key speaks of, and the key within them.
+
+    Raises:
+        BadPlan: There is no such key, or it cannot be set.
+    """
     names = [stage.name for stage in plan.stages]
     head, _, rest = key.partition(".")
     chosen, path = (plan.together(head), rest) if head in names else (names, key)
+    if path == "seed":
+        what = "the seed decides the folds and cannot be changed afterwards."
+        raise BadPlan(what, where=key, cure="Plan anew with --seed.")
     if path not in _keys():
         raise BadPlan(f"the plan has no value '{key}'.", cure=_nearest(path))
-    return plan.changed(
-        stages=tuple(
-            _set_stage(plan, stage, path, value, why) if stage.name in chosen else stage
-            for stage in plan.stages
-        )
-    )
+    if path in NOT_SET:
+        what, cure = NOT_SET[path]
+        raise BadPlan(f"{what}; it cannot be set.", where=key, cure=cure)
+    return chosen, path
 
 
-def _set_stage(plan: Plan, stage: Stage, path: str, value: Any, why: str) -> Stage:
-    section, _, name = path.partition(".")
-    if path == "training.budget" and isinstance(value, str):
-        value = Budget.read(value).model_dump()
-    content = {name: getattr(stage, name) for name in Stage.model_fields}
-    if content[section] is None:
-        raise BadPlan(f"the stage '{stage.name}' has no {section} that could be set.", where=path)
-    content[section] = override(getattr(stage, section).model_dump(), name, value)
-    content[section]["why"][name] = why
+def _set(stage: Stage, wishes: Mapping[str, Any], why: str, cases: int) -> Stage:
+    """One stage with values set by their keys, and with what follows from them."""
+    if not wishes:
+        return stage
+    content: dict[str, Any] = dict(stage)
+    for path, value in wishes.items():
+        section, _, name = path.partition(".")
+        if content[section] is None:
+            raise BadPlan(f"the stage '{stage.name}' has no {section} that could be set.", where=path)
+        before = dict(content[section])
+        if isinstance(value, bool) and not isinstance(before[name], bool):
+            raise BadPlan(f"takes no {str(value).lower()}.", where=f"{stage.name}.{path}")
+        content[section] = {**before, name: value, "why": {**before["why"], name: why}}
     try:
         changed = Stage.parse(content)
     except BadPlan as error:
-        raise BadPlan(error.what, where=f"{stage.name}.{path}", cure=error.cure) from error
-    return with_epoch(changed, len(plan.folds[0].train)) if path == "training.batch" else changed
+        where = f"{stage.name}.{next(iter(wishes))}" if len(wishes) == 1 else stage.name
+        raise BadPlan(error.what, where=where, cure=error.cure) from error
+    return _followed(stage, changed, frozenset(wishes), cases)
+
+
+# --------------------------------------------------------------------------------------- what follows
+
+
+@dataclass(frozen=True)
+class Following:
+    """A value that was decided from others, and its rule: of a stage and so many cases, value and reason."""
+
+    key: str
+    sources: tuple[str, ...]
+    rule: Callable[[Stage, int], tuple[Any, str]]
+
+
+FOLLOWING = (Following("training.steps_per_epoch", ("training.batch",), epoch),)
+
+
+def _followed(before: Stage, after: Stage, given: Collection[str], cases: int) -> Stage:
+    """The stage with what follows from the values that were given, other than these themselves."""
+    for following in FOLLOWING:
+        changed = [key for key in following.sources if _stands(before, key)[0] != _stands(after, key)[0]]
+        if following.key in given or not changed:
+            continue
+        if _stands(before, following.key) == following.rule(before, cases):
+            after = _with(after, following.key, *following.rule(after, cases))
+    return after
+
+
+def _stands(stage: Stage, key: str) -> tuple[Any, str]:
+    """What a stage has under a key, and the reason beside it."""
+    section, _, name = key.partition(".")
+    held = getattr(stage, section)
+    return getattr(held, name, None), "" if held is None else held.why.get(name, "")
+
+
+def _with(stage: Stage, key: str, value: Any, why: str) -> Stage:
+    section, _, name = key.partition(".")
+    held = getattr(stage, section)
+    return stage.changed(**{section: held.changed(**{name: value}, why={**held.why, name: why})})
+
+
+# --------------------------------------------------------------------------------------------- the keys
 
 
 def _keys() -> list[str]:
@@ -99,7 +174,8 @@ def _nearest(path: str) -> str:
     near_section = difflib.get_close_matches(path.partition(".")[0], SECTIONS, n=1)
     # A word that several sections know belongs to the one that was named, else to learning.
     preferred = near_section[0] if near_section else "training"
-    keys = sorted(_keys(), key=lambda key: key.startswith(f"{preferred}."))
+    free = [key for key in _keys() if key not in NOT_SET]
+    keys = sorted(free, key=lambda key: key.startswith(f"{preferred}."))
     leaves = {key.rpartition(".")[2]: key for key in keys}
     close = difflib.get_close_matches(path.rpartition(".")[2], leaves, n=1, cutoff=0.7)
     if close:

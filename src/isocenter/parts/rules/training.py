@@ -55,12 +55,19 @@ def why_steps(samples: int, batch: int) -> str:
     return f"One pass over what a fold learns from: {samples} samples, {batch} at a time."
 
 
+def epoch(stage: Stage, cases: int) -> tuple[int, str]:
+    """The steps of an epoch over the cases that a fold really learns from, and why."""
+    batch = stage.training.batch
+    samples = samples_per_epoch(cases, stage.geometry, batch)
+    return ceil(samples / batch), why_steps(samples, batch)
+
+
 def with_epoch(stage: Stage, cases: int) -> Stage:
     """The stage with the steps of an epoch counted over the cases that a fold really learns from."""
-    training = stage.training
-    samples = samples_per_epoch(cases, stage.geometry, training.batch)
-    why = {**training.why, "steps_per_epoch": why_steps(samples, training.batch)}
-    return stage.changed(training=training.changed(steps_per_epoch=ceil(samples / training.batch), why=why))
+    training, (steps, why) = stage.training, epoch(stage, cases)
+    return stage.changed(
+        training=training.changed(steps_per_epoch=steps, why={**training.why, "steps_per_epoch": why})
+    )
 
 
 def expected_steps(budget: Budget, batch: int, samples: int, seconds_per_step: float) -> int:
