@@ -155,3 +155,83 @@ def test_a_value_that_cannot_be_is_refused(key: str, value: object, message: str
 def test_the_seed_of_a_finished_plan_stays() -> None:
     with pytest.raises(BadPlan, match="Plan anew"):
         apply_overrides(planned(), {"seed": 3})
+
+
+# --------------------------------------------------------------------------------------- what follows
+
+
+def test_axes_that_training_no_longer_mirrors_prediction_does_not_mirror_either() -> None:
+    assert planned("6h").stage("3d_fullres").prediction.mirror == (0, 1, 2)
+    for axes in ((), (2,)):
+        plan = planned("6h", overrides={"3d_fullres.augmentation.mirror": axes})
+        prediction = plan.stage("3d_fullres").prediction
+        assert prediction.mirror == axes
+        assert "in training" in prediction.why["mirror"]
+        assert "augmentation.mirror was set" in prediction.why["mirror"]
+
+
+def test_axes_that_training_newly_mirrors_prediction_mirrors_too_where_nothing_else_forbids_it() -> None:
+    assert planned("30s").stages[0].prediction.mirror == ()
+    assert planned("30s", overrides={"augmentation.mirror": (1,)}).stages[0].prediction.mirror == (1,)
+    answer = planned("1 epochs", "instances/stardist", overrides={"augmentation.mirror": (1,)})
+    assert answer.stages[0].prediction.mirror == ()
+    assert answer.stages[0].prediction.why["mirror"].startswith("Off: the mirror image of a spiral")
+
+
+def test_the_mirroring_of_prediction_stands_where_it_is_set_as_well() -> None:
+    wishes = {"augmentation.mirror": (), "prediction.mirror": (0,)}
+    prediction = planned("6h", overrides=wishes).stage("3d_fullres").prediction
+    assert (prediction.mirror, prediction.why["mirror"]) == ((0,), "Set by the user.")
+
+
+def test_the_recipe_of_another_optimiser_follows_it() -> None:
+    before, after = (
+        planned(overrides=each).stages[0].training for each in ({}, {"training.optimiser": "sgd"})
+    )
+    assert (before.optimiser, before.learning_rate, before.clip) == ("adamw", 2e-3, 1.0)
+    assert (after.learning_rate, after.weight_decay, after.momentum) == (1e-2, 3e-5, 0.99)
+    assert (after.warmup, after.power, after.clip) == (0.0, 0.9, 12.0)
+    assert "AdamW" not in " ".join(after.why[key] for key in ("learning_rate", "momentum", "warmup", "clip"))
+    assert after.why["learning_rate"].endswith("Decided anew: training.optimiser was set.")
+    own = planned(overrides={"training.optimiser": "sgd", "training.learning_rate": 0.5})
+    assert own.stages[0].training.why["learning_rate"] == "Set by the user."
+
+
+def test_a_recipe_of_the_methods_own_stays_and_says_for_which_optimiser_it_was_made() -> None:
+    wishes = {"training.optimiser": "sgd", "training.momentum": 0.9}
+    training = planned("1 epochs", "classification/chexnet", 2, overrides=wishes).stages[0].training
+    assert (
+        training.learning_rate
+        == planned("1 epochs", "classification/chexnet", 2).stages[0].training.learning_rate
+    )
+    assert training.why["learning_rate"].endswith("Decided for adamw; training.optimiser was set since.")
+
+
+def test_what_was_decided_for_another_patch_and_batch_says_so() -> None:
+    wishes = {"geometry.patch": (32, 32, 32), "training.batch": 4}
+    stage = planned(overrides=wishes).stages[0]
+    patch = "40 × 56 × 40"
+    for section, key, former in (
+        ("network", "features", f"{patch} and 2; geometry.patch and training.batch were set since."),
+        ("network", "strides", f"{patch}; geometry.patch was set since."),
+        ("training", "batch_dice", f"{patch}; geometry.patch was set since."),
+        ("training", "seconds_per_step", f"{patch} and 2; geometry.patch and training.batch were set since."),
+    ):
+        assert getattr(stage, section).why[key].endswith(f" Decided for {former}")
+    assert (
+        planned(overrides={"geometry.patch": (32, 32, 32)}).stages[0].training.why["batch"].endswith("since.")
+    )
+
+
+def test_a_value_that_is_set_to_what_was_planned_changes_no_reason_but_its_own() -> None:
+    before, after = planned().stages[0], planned(overrides={"geometry.patch": (40, 56, 40)}).stages[0]
+    assert after.geometry.why["patch"] == "Set by the user."
+    assert (after.network, after.training) == (before.network, before.training)
+
+
+def test_the_median_case_and_the_coarse_axis_follow_the_spacing() -> None:
+    geometry = planned(overrides={"geometry.spacing_mm": (4.0, 1.0, 1.0)}).stages[0].geometry
+    assert geometry.median_shape == (9, 50, 35)
+    assert (geometry.anisotropic_axis, geometry.through_order) == (0, 0)
+    assert geometry.why["through_order"].startswith("Nearest along the coarse axis")
+    assert geometry.why["patch"].endswith("Decided for 1 × 1 × 1; geometry.spacing_mm was set since.")

@@ -9,7 +9,10 @@ from typing import Any, get_args
 
 from isocenter import methods
 from isocenter.errors import BadPlan
-from isocenter.parts.rules.training import epoch
+from isocenter.parts.rules.spacing import resized
+from isocenter.parts.rules.stage import coarse_axis, mirrored, through_order
+from isocenter.parts.rules.training import epoch, of_optimiser
+from isocenter.pipeline.wording import spoken
 from isocenter.records import Plan, Section, Stage
 
 
@@ -120,31 +123,125 @@ def _set(stage: Stage, wishes: Mapping[str, Any], why: str, cases: int) -> Stage
 
 # --------------------------------------------------------------------------------------- what follows
 
+Decision = tuple[Any, str]
+"""A value and its reason."""
+
 
 @dataclass(frozen=True)
 class Following:
-    """A value that was decided from others, and its rule: of a stage and so many cases, value and reason."""
+    """A value that was decided from others.
+
+    Attributes:
+        key: Of the value.
+        sources: Of those it was decided from.
+        rule: Decides again, from the stage as it was, as it is, and the number of cases; None where the value
+            was not this rule's. Without a rule the value stays, and its reason says what it was decided for.
+    """
 
     key: str
     sources: tuple[str, ...]
-    rule: Callable[[Stage, int], tuple[Any, str]]
+    rule: Callable[[Stage, Stage, int], Decision | None] = lambda before, after, cases: None
 
 
-FOLLOWING = (Following("training.steps_per_epoch", ("training.batch",), epoch),)
+def _anew(key: str, *sources: str, rule: Callable[[Stage, int], Decision]) -> Following:
+    """A value that is decided again where it, and its reason, are what the rule had decided."""
+
+    def again(before: Stage, after: Stage, cases: int) -> Decision | None:
+        return rule(after, cases) if _stands(before, key) == rule(before, cases) else None
+
+    return Following(key, sources, again)
+
+
+def _of_optimiser(name: str) -> Following:
+    def rule(stage: Stage, cases: int) -> Decision:
+        values, why = of_optimiser(stage.training.optimiser)
+        return values[name], why[name]
+
+    return _anew(f"training.{name}", "training.optimiser", rule=rule)
+
+
+def _median_shape(before: Stage, after: Stage, cases: int) -> Decision | None:
+    """The same field of view at the spacing that was set, where it is told at the planned one."""
+    shape, why = _stands(before, "geometry.median_shape")
+    if not why.endswith("at this spacing."):
+        return None
+    return resized(shape, before.geometry.spacing_mm, after.geometry.spacing_mm), why
+
+
+def _seconds(before: Stage, after: Stage, cases: int) -> Decision | None:
+    """What was not measured depends on nothing."""
+    return None if before.training.seconds_per_step else _stands(before, "training.seconds_per_step")
+
+
+def _mirror(before: Stage, after: Stage, cases: int) -> Decision:
+    """Axes that training does not mirror, prediction does not either."""
+    planned, trained = before.prediction.mirror, before.augmentation.mirror
+    now = after.augmentation.mirror
+    standing = _stands(before, "prediction.mirror")
+    if planned == trained and (planned or standing == mirrored(())):
+        return mirrored(now)
+    kept = tuple(axis for axis in planned if axis in now)
+    return standing if kept == planned else mirrored(kept)
+
+
+SHAPE = ("geometry.patch", "network.features", "network.strides", "network.kernels", "network.convolutions")
+STEP = (*SHAPE, "network.decoder_convolutions", "training.batch")
+
+FOLLOWING = (
+    Following("geometry.median_shape", ("geometry.spacing_mm",), _median_shape),
+    _anew(
+        "geometry.anisotropic_axis",
+        "geometry.spacing_mm",
+        rule=lambda stage, _: coarse_axis(stage.geometry.spacing_mm),
+    ),
+    _anew(
+        "geometry.through_order",
+        "geometry.anisotropic_axis",
+        "geometry.spacing_mm",
+        rule=lambda stage, _: through_order(stage.geometry.anisotropic_axis),
+    ),
+    Following("geometry.patch", ("geometry.spacing_mm", "geometry.slice_axis")),
+    Following("network.strides", ("geometry.patch", "geometry.spacing_mm")),
+    Following("network.kernels", ("geometry.patch", "geometry.spacing_mm")),
+    Following("network.features", tuple(key for key in STEP if key != "network.features")),
+    Following("network.decoder_convolutions", ("network.convolutions",)),
+    Following("network.norm", ("training.batch",)),
+    Following("training.batch", SHAPE),
+    _anew("training.steps_per_epoch", "training.batch", "geometry.spacing_mm", rule=epoch),
+    Following("training.seconds_per_step", (*STEP, "training.precision", "training.compile"), _seconds),
+    *(_of_optimiser(name) for name in of_optimiser("sgd")[0] if name != "optimiser"),
+    Following("training.average", ("training.optimiser",)),
+    Following("training.batch_dice", ("geometry.patch",)),
+    Following(
+        "augmentation.rotation", ("geometry.patch", "geometry.anisotropic_axis", "geometry.spacing_mm")
+    ),
+    Following("augmentation.rotation_probability", ("training.batch",)),
+    Following("augmentation.noise_probability", ("training.batch",)),
+    Following("prediction.mirror", ("augmentation.mirror",), _mirror),
+    Following("normalisation.nonzero", ("normalisation.channels",)),
+)
+"""What depends on what; a value comes behind those it is decided from."""
 
 
 def _followed(before: Stage, after: Stage, given: Collection[str], cases: int) -> Stage:
     """The stage with what follows from the values that were given, other than these themselves."""
-    for following in FOLLOWING:
-        changed = [key for key in following.sources if _stands(before, key)[0] != _stands(after, key)[0]]
-        if following.key in given or not changed:
+    for each in FOLLOWING:
+        sources = [key for key in each.sources if key in given]
+        changed = [key for key in sources if _stands(before, key)[0] != _stands(after, key)[0]]
+        value, why = standing = _stands(after, each.key)
+        if each.key in given or not changed or why.startswith("Without effect"):
             continue
-        if _stands(before, following.key) == following.rule(before, cases):
-            after = _with(after, following.key, *following.rule(after, cases))
+        were = f"{' and '.join(changed)} {'was' if len(changed) == 1 else 'were'} set"
+        decided = each.rule(before, after, cases)
+        if decided is not None and decided != standing:
+            after = _with(after, each.key, decided[0], f"{decided[1]} Decided anew: {were}.")
+        elif decided is None and why:
+            former = " and ".join(spoken(key, _stands(before, key)[0]) for key in changed)
+            after = _with(after, each.key, value, f"{why} Decided for {former}; {were} since.")
     return after
 
 
-def _stands(stage: Stage, key: str) -> tuple[Any, str]:
+def _stands(stage: Stage, key: str) -> Decision:
     """What a stage has under a key, and the reason beside it."""
     section, _, name = key.partition(".")
     held = getattr(stage, section)

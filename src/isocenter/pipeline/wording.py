@@ -171,10 +171,11 @@ def _items(section: Section, name: str, sayings: Mapping[str, Saying]) -> Iterat
         if not why or key == "geometry.dims" or why.startswith("Without effect"):
             continue
         saying = sayings.get(key, Saying(field.replace("_", " ").capitalize()))
-        yield saying.title, saying.form.format(_value(key, getattr(section, field))), why
+        yield saying.title, saying.form.format(spoken(key, getattr(section, field))), why
 
 
-def _value(key: str, value: Any) -> str:
+def spoken(key: str, value: Any) -> str:
+    """The value of a plan's key as people write it."""
     if key == "network.strides":
         return _spoken(tuple(sum(step > 1 for step in axis) for axis in zip(*value, strict=True)))
     if key == "network.kernels":

@@ -10,7 +10,7 @@ from isocenter.parts.rules.budget import Fit
 from isocenter.parts.rules.grids import Grid
 from isocenter.parts.rules.normalisation import normalisation
 from isocenter.parts.rules.patch import Patch
-from isocenter.parts.rules.spacing import anisotropic_axis
+from isocenter.parts.rules.spacing import Spacing, anisotropic_axis
 from isocenter.parts.rules.training import expected_steps, samples_per_epoch, training
 from isocenter.records import Budget, Fingerprint, Geometry, Machine, Network, Prediction, Stage
 
@@ -82,7 +82,8 @@ def stage(decided: Decided, fingerprint: Fingerprint, machine: Machine, learnt_f
 
 def _geometry(decided: Decided) -> Geometry:
     grid = decided.grid
-    axis = anisotropic_axis(grid.spacing_mm)
+    axis, why_axis = coarse_axis(grid.spacing_mm)
+    order, why_order = through_order(axis)
     return Geometry.parse(
         {
             "dims": len(grid.seen_shape),
@@ -92,7 +93,7 @@ def _geometry(decided: Decided) -> Geometry:
             "slice_axis": grid.slice_axis,
             "anisotropic_axis": axis,
             "image_order": 3,
-            "through_order": 0 if axis is not None else 3,
+            "through_order": order,
             "why": {
                 "dims": decided.why_stage,
                 "spacing_mm": grid.why,
@@ -101,21 +102,37 @@ def _geometry(decided: Decided) -> Geometry:
                 "slice_axis": "A flat network sees slices across the axis with the coarsest voxels."
                 if grid.slice_axis is not None
                 else "The network sees all axes.",
-                "anisotropic_axis": f"Axis {axis}: its voxels are more than three times longer than the "
-                f"finest."
-                if axis is not None
-                else "No axis has voxels three times longer than another.",
+                "anisotropic_axis": why_axis,
                 "image_order": "Cubic: keeps edges sharper than linear, without the ringing of higher "
                 "orders.",
-                "through_order": "Nearest along the coarse axis: between slices so far apart, curves would "
-                "invent."
-                if axis is not None
-                else "Cubic along all axes.",
+                "through_order": why_order,
                 "orientation": "As stored: nothing is turned.",
                 "own_grid": "All cases are brought to one voxel size: a structure then always has its size.",
             },
         }
     )
+
+
+def coarse_axis(spacing_mm: Spacing) -> tuple[int | None, str]:
+    """The axis along which nothing is interpolated or turned, if any, and why."""
+    axis = anisotropic_axis(spacing_mm)
+    if axis is None:
+        return None, "No axis has voxels three times longer than another."
+    return axis, f"Axis {axis}: its voxels are more than three times longer than the finest."
+
+
+def through_order(coarse: int | None) -> tuple[int, str]:
+    """The order of interpolation along the coarse axis, if there is one, and why."""
+    if coarse is None:
+        return 3, "Cubic along all axes."
+    return 0, "Nearest along the coarse axis: between slices so far apart, curves would invent."
+
+
+def mirrored(axes: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+    """The axes that prediction mirrors where training mirrors `axes`, and why."""
+    if axes:
+        return axes, "As in training: each mirrored view is one more opinion."
+    return axes, "Off, as in training: mirrored views would be strangers to the network."
 
 
 def _explained(built: Network, why_width: str) -> Network:
@@ -137,6 +154,7 @@ def _explained(built: Network, why_width: str) -> Network:
 
 
 def _prediction(machine: Machine, batch: int, mirror: tuple[int, ...]) -> Prediction:
+    mirror, why_mirror = mirrored(mirror)
     return Prediction(
         overlap=0.5,
         mirror=mirror,
@@ -144,9 +162,7 @@ def _prediction(machine: Machine, batch: int, mirror: tuple[int, ...]) -> Predic
         border="constant",
         why={
             "overlap": "Half a tile, weighted by a Gaussian: borders of tiles are seen from several sides.",
-            "mirror": "As in training: each mirrored view is one more opinion."
-            if mirror
-            else "Off, as in training: mirrored views would be strangers to the network.",
+            "mirror": why_mirror,
             "batch": "One tile at a time: a processor gains nothing from more."
             if machine.device == "cpu"
             else "Several tiles at a time keep the accelerator busy.",

@@ -34,7 +34,8 @@ def training(
         "seconds_per_step": seconds_per_step,
     }
     steps = expected_steps(budget, batch, samples, seconds_per_step)
-    recipe, why = _by_epochs() if budget.seconds is None else _by_time(steps)
+    recipe, why = of_optimiser("sgd" if budget.seconds is None else "adamw")
+    common["average"], why["average"] = _average(budget, steps)
     why |= _reasons(machine, batch_dice, seconds_per_step)
     why["steps_per_epoch"] = why_steps(samples, batch)
     return Training.parse({**common, **recipe, "why": why})
@@ -77,7 +78,12 @@ def expected_steps(budget: Budget, batch: int, samples: int, seconds_per_step: f
     return max(1, int((budget.seconds or 0.0) / max(seconds_per_step, 1e-6)))
 
 
-def _by_epochs() -> tuple[dict[str, object], dict[str, str]]:
+def of_optimiser(optimiser: str) -> tuple[dict[str, object], dict[str, str]]:
+    """The recipe of an optimiser, `sgd` or `adamw`: values and reasons by key."""
+    return _gradient_descent() if optimiser == "sgd" else _adaptive()
+
+
+def _gradient_descent() -> tuple[dict[str, object], dict[str, str]]:
     recipe: dict[str, object] = {
         "optimiser": "sgd",
         "learning_rate": 1e-2,
@@ -86,7 +92,6 @@ def _by_epochs() -> tuple[dict[str, object], dict[str, str]]:
         "warmup": 0.0,
         "power": 0.9,
         "clip": 12.0,
-        "average": 0.0,
     }
     return recipe, {
         "optimiser": "Over many epochs, plain gradient descent ends better than adaptive steps "
@@ -97,12 +102,10 @@ def _by_epochs() -> tuple[dict[str, object], dict[str, str]]:
         "warmup": "Not needed: instance normalisation keeps the first steps tame.",
         "power": "The rate falls as (1 - share of the budget)^0.9 to zero (Chen et al., DeepLab).",
         "clip": "Gradients longer than 12 are cut: only outliers are.",
-        "average": "Weights are not averaged: the rate falls slowly enough to settle by itself.",
     }
 
 
-def _by_time(steps: int) -> tuple[dict[str, object], dict[str, str]]:
-    average = round(min(0.999, max(0.97, 1 - 25 / steps)), 4)
+def _adaptive() -> tuple[dict[str, object], dict[str, str]]:
     recipe: dict[str, object] = {
         "optimiser": "adamw",
         "learning_rate": 2e-3,
@@ -111,7 +114,6 @@ def _by_time(steps: int) -> tuple[dict[str, object], dict[str, str]]:
         "warmup": 0.03,
         "power": 1.0,
         "clip": 1.0,
-        "average": average,
     }
     return recipe, {
         "optimiser": "Within minutes it is far ahead of gradient descent with momentum (Loshchilov "
@@ -125,10 +127,18 @@ def _by_time(steps: int) -> tuple[dict[str, object], dict[str, str]]:
         "power": "Then it falls in a straight line with the elapsed share of the budget, to zero at its end.",
         "clip": "Gradients longer than 1 are shortened: AdamW's step hardly depends on their length, its "
         "memory does.",
-        "average": f"The weights used are a running average with factor {average:g}, about the last "
-        f"{1 / (1 - average):.0f} steps, against the noise of small batches; on hippocampus, five minutes "
-        "ended alike with and without it (p = .72).",
     }
+
+
+def _average(budget: Budget, steps: int) -> tuple[float, str]:
+    if budget.seconds is None:
+        return 0.0, "Weights are not averaged: the rate falls slowly enough to settle by itself."
+    average = round(min(0.999, max(0.97, 1 - 25 / steps)), 4)
+    return average, (
+        f"The weights used are a running average with factor {average:g}, about the last "
+        f"{1 / (1 - average):.0f} steps, against the noise of small batches; on hippocampus, five minutes "
+        "ended alike with and without it (p = .72)."
+    )
 
 
 def _reasons(machine: Machine, batch_dice: bool, seconds_per_step: float) -> dict[str, str]:
