@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from isocenter.errors import BadDataset
-from isocenter.pipeline import check
+from isocenter.pipeline import check, progress
 from isocenter.pipeline.survey import Draws, Examined, Progress, survey, turned_measure, usual_orientation
 from isocenter.records import CaseMeasure, Channel, Dataset, Fingerprint, Intensities
 
@@ -61,6 +61,12 @@ def measure(dataset: Dataset, workers: int | None = None, progress: Progress | N
         orientation=orientation,
         seconds=round(time.perf_counter() - start, 3),
     )
+
+
+def measured(dataset: Dataset, workers: int | None = None) -> Fingerprint:
+    """As `measure`, with a bar that shows how many cases are done."""
+    with progress.bar("Measuring", total=len(dataset.cases)) as shown:
+        return measure(dataset, workers, shown.count)
 
 
 def _dims(cases: list[CaseMeasure]) -> Literal[1, 2, 3]:

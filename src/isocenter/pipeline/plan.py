@@ -78,7 +78,7 @@ def make(
     if speed is None and budget.seconds is not None:
         speed = _stopwatch(fingerprint, method, place, settings)
     stages = chosen.configure(fingerprint, budget, place, speed, settings)  # type: ignore[arg-type]
-    divided, why_folds = _folds(dataset, fingerprint, seed, number)
+    divided, why_folds = divide(dataset, fingerprint, seed, number)
     plan = Plan(
         isocenter=isocenter.__version__,
         task=task,
@@ -146,7 +146,8 @@ def _stopwatch(fingerprint: Fingerprint, method: str, machine: Machine, settings
     return stopwatch(fingerprint, method, machine, settings)
 
 
-def _folds(dataset: Dataset, fingerprint: Fingerprint, seed: int, wish: Any) -> tuple[tuple[Fold, ...], str]:
+def divide(dataset: Dataset, fingerprint: Fingerprint, seed: int, wish: Any) -> tuple[tuple[Fold, ...], str]:
+    """The folds of a dataset, drawn with a seed as `folds` of the overrides wishes, and why they are so."""
     task = tasks.load(dataset.task)
     unfit = {case.id for case in fingerprint.cases if not task.learnable(case)}
     if dataset.folds and wish is None:

@@ -25,6 +25,7 @@ from isocenter.pipeline.check import check
 from isocenter.pipeline.cluster import Where
 from isocenter.pipeline.evaluate import score_cases, write_scores
 from isocenter.pipeline.fingerprint import measure
+from isocenter.pipeline.follow import follow, refuse_other_wishes
 from isocenter.pipeline.learn import (
     Learning,
     Tracker,
@@ -32,7 +33,7 @@ from isocenter.pipeline.learn import (
     read_log,
     refuse_tracker_that_is_absent,
 )
-from isocenter.pipeline.plan import make, refuse_other_axes, refuse_other_cases, refuse_other_data, selected
+from isocenter.pipeline.plan import make, selected
 from isocenter.pipeline.predict import Model
 from isocenter.pipeline.prepare import Prepared, prepare, prepare_image
 from isocenter.pipeline.run import WEIGHTS, Run
@@ -112,9 +113,10 @@ def _planned(
 ) -> None:
     """Follow the plan that lies in the run's folder, or make one for the checked and measured dataset."""
     run.refuse_foreign(dataset)
+    wishes = dict(overrides or {})
     if (run.folder / "plan.json").is_file():
-        _refuse_other_wishes(run, method, budget, seed, overrides)
-        _followed(run, dataset, surroundings)
+        refuse_other_wishes(run, method, budget, seed, wishes)
+        follow(run, dataset, wishes, surroundings.workers)
         return
     chosen = method or methods.default(dataset.task)
     dataset = selected(dataset, chosen, overrides)
@@ -135,51 +137,6 @@ def _planned(
     dataset.save(run.folder / "dataset.json")
     fingerprint.save(run.folder / "fingerprint.json")
     plan.save(run.folder / "plan.json")
-
-
-def _refuse_other_wishes(
-    run: Run, method: str | None, budget: str | None, seed: int | None, overrides: Mapping[str, Any] | None
-) -> None:
-    plan = run.plan
-    other = {
-        "method": bool(method) and method != plan.method,
-        "budget": bool(budget) and Budget.read(str(budget)) != plan.budget,
-        "seed": seed is not None and seed != plan.seed,
-        **dict.fromkeys(overrides or {}, True),
-    }
-    if any(other.values()):
-        names = ", ".join(name for name, differs in other.items() if differs)
-        raise BadPlan(
-            f"a plan lies here already, and other values were asked for ({names}).",
-            where=run.folder / "plan.json",
-            cure="Edit the file, or choose another --out.",
-        )
-
-
-def _followed(run: Run, dataset: Dataset, surroundings: Surroundings) -> None:
-    """Lay beside a plan what it lacks, once it is known to be for this dataset."""
-    plan = run.plan
-    settings = {f"settings.{name}": value for name, value in plan.settings.items()}
-    given = selected(dataset, plan.method, settings)
-    recorded = (run.folder / "dataset.json").is_file()
-    own = run.dataset if recorded else given
-    if recorded and Path(own.root).resolve() != Path(dataset.root).resolve():
-        raise BadPlan(
-            f"this run learns from {own.root}, not from {dataset.root}.",
-            where=run.folder / "dataset.json",
-            cure="Give that dataset, correct 'root' if it has moved, or choose another --out.",
-        )
-    place = run.folder / "plan.json"
-    refuse_other_data(plan, own, place)
-    if recorded and own.task == given.task:
-        refuse_other_cases(plan, given, place)
-    measured = (run.folder / "fingerprint.json").is_file()
-    fingerprint = run.fingerprint if measured else measure(own, workers=surroundings.workers)
-    refuse_other_axes(plan, fingerprint, place)
-    if not recorded:
-        own.save(run.folder / "dataset.json")
-    if not measured:
-        fingerprint.save(run.folder / "fingerprint.json")
 
 
 def _refuse_errors(dataset: Dataset) -> None:
