@@ -72,9 +72,8 @@ def plan(
         BadPlan: The method, the budget or an override cannot be followed.
     """
     from isocenter.methods import default
-    from isocenter.pipeline import fingerprint as measuring
     from isocenter.pipeline import plan as planning
-    from isocenter.pipeline import progress
+    from isocenter.pipeline.fingerprint import measured
     from isocenter.pipeline.run import Run
     from isocenter.records import Budget
 
@@ -84,8 +83,7 @@ def plan(
         Run(Path(out)).refuse_foreign(dataset)
     chosen = method or default(dataset.task)
     dataset = planning.selected(dataset, chosen, overrides)
-    with progress.bar("Measuring", total=len(dataset.cases)) as shown:
-        fingerprint = measuring.measure(dataset, workers=workers, progress=shown.count)
+    fingerprint = measured(dataset, workers)
     made = planning.make(dataset, fingerprint, chosen, length, seed=seed, overrides=overrides, device=device)
     if out is not None:
         for record, name in ((dataset, "dataset"), (fingerprint, "fingerprint"), (made, "plan")):

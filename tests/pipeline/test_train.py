@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,12 +23,12 @@ from safetensors.torch import load_file
 import isocenter
 from isocenter import methods
 from isocenter.compute import Compute
-from isocenter.errors import BadModel, BadPlan, RunFailed
+from isocenter.errors import BadDataset, BadModel, BadPlan, RunFailed
 from isocenter.methods.method import Arrays, Method, Turn
 from isocenter.methods.segmentation.nnunet import NnUNet
 from isocenter.pipeline import learn
 from isocenter.pipeline.run import Holder, Run
-from isocenter.records import Choice, Plan, Scores
+from isocenter.records import Choice, Dataset, Plan, Scores
 
 Planned = Callable[..., Path]
 
@@ -287,6 +288,37 @@ def test_fine_tuning_starts_from_a_model_and_keeps_what_is_frozen(
 def test_freezing_what_is_not_there_names_the_parts(blobs: Path, make_run: Planned) -> None:
     with pytest.raises(BadPlan, match="decoder, encoder"):
         isocenter.train(blobs, make_run(), freeze="head", device="cpu", workers=1)
+
+
+def test_every_case_is_read_once_with_the_workers_that_were_asked_for(
+    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isocenter.pipeline import fingerprint, train
+
+    surveys: list[int | None] = []
+    plain = fingerprint.survey
+
+    def counted(dataset: Dataset, workers: int | None, progress: Callable[[int, int], None]) -> object:
+        surveys.append(workers)
+        assert progress
+        return plain(dataset, workers, progress)
+
+    monkeypatch.setattr(fingerprint, "survey", counted)
+    monkeypatch.setattr("isocenter.pipeline.check.survey", counted)
+    monkeypatch.setattr(train, "_each_fold", lambda *_: None)
+    monkeypatch.setattr(train, "finish", lambda *_: None)
+    isocenter.train(blobs, tmp_path / "run", budget="1 epochs", device="cpu", workers=3)
+    assert surveys == [3]
+
+
+def test_a_dataset_with_faults_is_refused_with_their_number(blobs: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(blobs, tmp_path / "data")
+    for number in (3, 4):
+        path = data / f"image_{number}.nii.gz"
+        path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(BadDataset, match=r"image_3\.nii\.gz.*`isocenter check .*` lists 1 more"):
+        isocenter.train(data, tmp_path / "run", budget="1 epochs", device="cpu")
+    assert not (tmp_path / "run" / "plan.json").exists()
 
 
 def test_a_time_budget_is_kept(blobs: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,14 +16,13 @@ import isocenter
 from isocenter import compute as computing
 from isocenter import files, methods, tasks
 from isocenter.compute import Compute, seed_step
-from isocenter.errors import BadDataset, BadPlan, IsocenterWarning, RunFailed
+from isocenter.errors import BadPlan, RunFailed
 from isocenter.images.layouts import read_image, read_inputs
 from isocenter.methods.method import Method
 from isocenter.pipeline import checkpoint, choose, cluster, costs, progress, tuning
-from isocenter.pipeline.check import check
 from isocenter.pipeline.cluster import Where
 from isocenter.pipeline.evaluate import score_cases, write_scores
-from isocenter.pipeline.fingerprint import measure
+from isocenter.pipeline.fingerprint import measured
 from isocenter.pipeline.follow import follow, refuse_other_wishes
 from isocenter.pipeline.learn import (
     Learning,
@@ -120,8 +118,7 @@ def _planned(
         return
     chosen = method or methods.default(dataset.task)
     dataset = selected(dataset, chosen, overrides)
-    _refuse_errors(dataset)
-    fingerprint = measure(dataset, workers=surroundings.workers)
+    fingerprint = measured(dataset, surroundings.workers)
     wanted = Budget.read(budget or isocenter.DEFAULT_BUDGET)
     plan = make(
         dataset,
@@ -137,17 +134,6 @@ def _planned(
     dataset.save(run.folder / "dataset.json")
     fingerprint.save(run.folder / "fingerprint.json")
     plan.save(run.folder / "plan.json")
-
-
-def _refuse_errors(dataset: Dataset) -> None:
-    findings = check(dataset)
-    errors = [finding for finding in findings if finding.level == "error"]
-    if errors:
-        first = errors[0]
-        more = f" (and {len(errors) - 1} more: run 'isocenter check')" if len(errors) > 1 else ""
-        raise BadDataset(f"{first.what}{more}", where=first.where, cure=first.cure)
-    for finding in findings:
-        warnings.warn(f"{finding.where}: {finding.what} {finding.cure}", IsocenterWarning, stacklevel=3)
 
 
 def _like(plan: Plan, other: Plan) -> Plan:
