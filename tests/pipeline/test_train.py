@@ -285,11 +285,6 @@ def test_fine_tuning_starts_from_a_model_and_keeps_what_is_frozen(
     assert any(not torch.equal(before[key], after[key]) for key in before if ".decoder." in key)
 
 
-def test_freezing_what_is_not_there_names_the_parts(blobs: Path, make_run: Planned) -> None:
-    with pytest.raises(BadPlan, match="decoder, encoder"):
-        isocenter.train(blobs, make_run(), freeze="head", device="cpu", workers=1)
-
-
 def test_every_case_is_read_once_with_the_workers_that_were_asked_for(
     blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,14 +108,19 @@ def take_over(method: Method, path: Path) -> tuple[int, list[str]]:
     Raises:
         BadModel: Nothing fits, or a weight is not finite.
     """
-    tensors, _ = load(path)
-    own = method.modules.state_dict()
-    fitting = {key: value for key, value in tensors.items() if key in own and _alike(own[key], value)}
-    _refuse_not_finite(fitting, path)
-    if not fitting:
+    taken = fitting(method, load(path)[0])
+    _refuse_not_finite(taken, path)
+    if not taken:
         raise BadModel("nothing in these weights fits the planned network.", where=path)
-    method.modules.load_state_dict({**own, **fitting})
-    return len(fitting), sorted(set(own) - set(fitting))
+    own = method.modules.state_dict()
+    method.modules.load_state_dict({**own, **taken})
+    return len(taken), sorted(set(own) - set(taken))
+
+
+def fitting(method: Method, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those tensors that a method's modules have by the same name, of the same shape and kind of number."""
+    own = method.modules.state_dict()
+    return {key: value for key, value in tensors.items() if key in own and _alike(own[key], value)}
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

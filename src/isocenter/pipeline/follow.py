@@ -77,7 +77,7 @@ def refuse_other_wishes(
 
 
 def _refuse(where: Path, differences: Differences) -> None:
-    told = [f"{key} is {_said(has)} there, {_said(asked)} was asked for" for key, has, asked in differences]
+    told = [f"{key} is {said(has)} there, {said(asked)} was asked for" for key, has, asked in differences]
     if told:
         raise BadPlan(
             f"a plan lies here already, and other values were asked for: {'; '.join(told)}.",
@@ -96,12 +96,12 @@ def _other_values(plan: Plan, overrides: Mapping[str, Any]) -> Differences:
                 yield key, plan.settings.get(name), asked.settings[name]
             continue
         for before, after in zip(plan.stages, asked.stages, strict=True):
-            if (has := _value(before, key)) != (wanted := _value(after, key)):
+            if (has := value_at(before, key)) != (wanted := value_at(after, key)):
                 yield key, has, wanted
                 break
 
 
-def _value(stage: Stage, key: str) -> Any:
+def value_at(stage: Stage, key: str) -> Any:
     """What a stage holds under `section.name`, or `stage.section.name`, as it stands in its file."""
     section, name = key.split(".")[-2:]
     content = getattr(stage, section)
@@ -118,5 +118,6 @@ def _other_folds(plan: Plan, dataset: Dataset, fingerprint: Fingerprint, wish: A
         yield "folds", f"{len(plan.folds)}{' (drawn otherwise)' if same else ''}", wish
 
 
-def _said(value: Any) -> str:
+def said(value: Any) -> str:
+    """A value of a plan as the user writes it after `--set`."""
     return str(value) if isinstance(value, Budget | str) else json.dumps(value)

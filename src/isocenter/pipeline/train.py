@@ -19,7 +19,7 @@ from isocenter.compute import Compute, seed_step
 from isocenter.errors import BadPlan, RunFailed
 from isocenter.images.layouts import read_image, read_inputs
 from isocenter.methods.method import Method
-from isocenter.pipeline import checkpoint, choose, cluster, costs, progress, tuning
+from isocenter.pipeline import choose, cluster, costs, progress, starting, tuning
 from isocenter.pipeline.cluster import Where
 from isocenter.pipeline.evaluate import score_cases, write_scores
 from isocenter.pipeline.fingerprint import measured
@@ -93,6 +93,7 @@ def train(
             numbers = _folds(plan, folds)
             _refuse_unanswered(plan, numbers)
             _refuse_overwriting(run, plan, numbers, resume)
+            starting.refuse_absent_part(plan, freeze)
         if methods.load(plan.method).turns:
             progress.say(costs.estimate(plan, len(numbers)))
         _each_fold(run, plan, numbers, surroundings, began, where)
@@ -115,44 +116,27 @@ def _planned(
     if (run.folder / "plan.json").is_file():
         refuse_other_wishes(run, method, budget, seed, wishes)
         follow(run, dataset, wishes, surroundings.workers)
+        if surroundings.start is not None:
+            starting.refuse_unlike(run.plan, surroundings.start, run.folder / "plan.json")
         return
     chosen = method or methods.default(dataset.task)
     dataset = selected(dataset, chosen, overrides)
     fingerprint = measured(dataset, surroundings.workers)
-    wanted = Budget.read(budget or isocenter.DEFAULT_BUDGET)
+    own, of_model = starting.parted(wishes) if surroundings.start is not None else (wishes, {})
     plan = make(
         dataset,
         fingerprint,
         chosen,
-        wanted,
+        Budget.read(budget or isocenter.DEFAULT_BUDGET),
         seed=seed or 0,
-        overrides=overrides,
+        overrides=own,
         device=surroundings.device,
     )
     if surroundings.start is not None:
-        plan = _like(plan, Run(surroundings.start).plan)
+        plan = starting.like(plan, surroundings.start, of_model)
     dataset.save(run.folder / "dataset.json")
     fingerprint.save(run.folder / "fingerprint.json")
     plan.save(run.folder / "plan.json")
-
-
-def _like(plan: Plan, other: Plan) -> Plan:
-    """The plan with the networks, spacings and intensity schemes of the model that training starts from."""
-    known = {stage.name: stage for stage in other.stages}
-    stages = []
-    for stage in plan.stages:
-        source = known.get(stage.name)
-        if source is None:
-            raise BadPlan(f"the model to start from has no stage '{stage.name}'.")
-        why = {"network": "As in the model that training starts from."}
-        stages.append(
-            stage.changed(
-                network=None if source.network is None else source.network.changed(why=why),
-                geometry=source.geometry,
-                normalisation=source.normalisation,
-            )
-        )
-    return plan.changed(stages=tuple(stages))
 
 
 def _folds(plan: Plan, folds: Sequence[int] | None) -> list[int]:
@@ -255,8 +239,8 @@ def train_stage(run: Run, name: str, number: int, surroundings: Surroundings, sp
     with computing.first_before_others():
         prepared = _prepared(run, method, fold, surroundings)
     if surroundings.start is not None:
-        _start_from(method, surroundings.start, name)
-    _freeze(method, surroundings.freeze)
+        starting.take_over(method, surroundings.start)
+    starting.freeze(method, surroundings.freeze)
     learning = Learning(
         method,
         prepared,
@@ -355,28 +339,6 @@ def _with_earlier(
     with ThreadPoolExecutor(surroundings.workers) as pool:
         list(pool.map(one, cases))
     return Prepared(prepared.folder, own.folder)
-
-
-def _start_from(method: Method, model: Path, name: str) -> None:
-    run = Run(model)
-    plan = run.plan
-    numbers = run.trained_folds(plan)
-    if not numbers:
-        raise RunFailed("the model to start from is not trained.", where=model)
-    taken, left = checkpoint.take_over(method, run.stage(numbers[0], name, len(plan.stages)) / WEIGHTS)
-    progress.say(f"Starting from {taken} tensors of the given model; {len(left)} start anew.")
-
-
-def _freeze(method: Method, part: str | None) -> None:
-    """Keep the weights of the named part, for example `encoder`."""
-    if part is None:
-        return
-    frozen = [(name, p) for name, p in method.modules.named_parameters() if part in name.split(".")]
-    if not frozen:
-        known = sorted({name.split(".")[1] for name, _ in method.modules.named_parameters()})
-        raise BadPlan(f"the network has no part '{part}'.", cure=f"Its parts: {', '.join(known)}.")
-    for _, parameter in frozen:
-        parameter.requires_grad_(False)
 
 
 # ---------------------------------------------------------------------------------------------- held-out
