@@ -17,7 +17,15 @@ import pytest
 
 import isocenter
 from isocenter import cli
-from isocenter.errors import BadDataset, BadPlan, Interrupted, IsocenterError, IsocenterWarning
+from isocenter.errors import (
+    BadDataset,
+    BadPlan,
+    Interrupted,
+    IsocenterError,
+    IsocenterWarning,
+    Unanswered,
+    UnreadableFile,
+)
 from isocenter.pipeline import progress
 from isocenter.records import Budget, CaseScore, Interval, Scores
 
@@ -301,6 +309,23 @@ def test_a_program_gets_the_fault_in_parts(monkeypatch: pytest.MonkeyPatch, caps
     assert cli.main(["report", "run", "--json"]) == 2
     content = json.loads(capsys.readouterr().out)
     assert content == {"error": {"what": "no.", "where": "plan.json", "cure": "Yes."}}
+
+
+def test_images_that_could_not_be_answered_are_listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    faults = [UnreadableFile("it is cut short.", where=f"{name}.nii", cure="Copy it again.") for name in "ab"]
+    fault = Unanswered(faults, [Path("out/c.nii.gz")], where="out")
+    monkeypatch.setattr(isocenter, "predict", broken(fault))
+    assert cli.main(["predict", "run", "in", "--out", "out"]) == 2
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: out: 2 of 3 images could not be answered, all others were. Mend")
+    assert rest == [f"  {name}.nii: it is cut short. Copy it again." for name in "ab"]
+    assert cli.main(["predict", "run", "in", "--out", "out", "--json"]) == 2
+    content = json.loads(capsys.readouterr().out)
+    assert content["answers"] == [str(Path("out/c.nii.gz"))]
+    assert [each["where"] for each in content["error"]["faults"]] == ["a.nii", "b.nii"]
+    assert content["error"]["where"] == "out"
 
 
 def test_the_traceback_is_there_on_request(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -24,7 +24,15 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
 import isocenter
-from isocenter.errors import BadPlan, Interrupted, IsocenterError, IsocenterWarning, RunFailed, suggestion
+from isocenter.errors import (
+    BadPlan,
+    Interrupted,
+    IsocenterError,
+    IsocenterWarning,
+    RunFailed,
+    Unanswered,
+    suggestion,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -727,10 +735,19 @@ def _ended(error: Exception, words: Sequence[str]) -> int:
         traceback.print_exception(error)
     fault, status = _as_fault(error, words)
     if "--json" in words:
-        _print_json({"error": {"what": fault.what, "where": fault.where, "cure": fault.cure}})
+        _print_json(_parts(fault))
     else:
         sys.stderr.write(f"error: {fault}\n")
     return status
+
+
+def _parts(fault: IsocenterError) -> dict[str, Any]:
+    """A fault for a program; where images failed one by one, with each of theirs and with what was answered."""
+    parts: dict[str, Any] = {"what": fault.what, "where": fault.where, "cure": fault.cure}
+    if not isinstance(fault, Unanswered):
+        return {"error": parts}
+    parts["faults"] = [_parts(each)["error"] for each in fault.faults]
+    return {"answers": [str(path) for path in fault.answers], "error": parts}
 
 
 def _as_fault(error: Exception, words: Sequence[str]) -> tuple[IsocenterError, int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 class IsocenterError(Exception):
@@ -52,6 +53,38 @@ class BadModel(IsocenterError):
 
 class RunFailed(IsocenterError):
     """Training or prediction that had to stop."""
+
+
+class Unanswered(IsocenterError):
+    """Some of several images could not be answered, each for a reason of its own; all others were.
+
+    Args:
+        faults: What is wrong with each of them.
+        answers: The files of all others.
+        where: The folder of the answers.
+    """
+
+    def __init__(self, faults: Sequence[IsocenterError], answers: Sequence[Path], *, where: object) -> None:
+        self.faults, self.answers = tuple(faults), tuple(answers)
+        total = len(self.faults) + len(self.answers)
+        others = ", all others were" if self.answers else ""
+        super().__init__(
+            f"{len(self.faults)} of {total} images could not be answered{others}.",
+            where=where,
+            cure="Mend what is named here, and run the same again: answers that exist are left alone.",
+        )
+
+    def __str__(self) -> str:
+        return "\n  ".join([super().__str__(), *map(str, self.faults)])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_unanswered, (self.faults, self.answers, self.where)
+
+
+def _rebuild_unanswered(
+    faults: tuple[IsocenterError, ...], answers: tuple[Path, ...], where: str | None
+) -> Unanswered:
+    return Unanswered(faults, answers, where=where)
 
 
 class Interrupted(IsocenterError):

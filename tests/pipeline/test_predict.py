@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,15 @@ from safetensors.torch import load_file, save_file
 import isocenter
 from isocenter import images, methods
 from isocenter.compute import Compute
-from isocenter.errors import BadDataset, BadModel, BadPlan, IsocenterWarning, RunFailed
+from isocenter.errors import (
+    BadDataset,
+    BadModel,
+    BadPlan,
+    IsocenterWarning,
+    RunFailed,
+    Unanswered,
+    UnreadableFile,
+)
 from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs
 from isocenter.methods.supervised import SupervisedMasks
 from isocenter.pipeline import checkpoint
@@ -249,6 +258,46 @@ def test_a_dicom_series_is_answered_as_the_nifti_file_of_the_same_scan(
     assert np.allclose(first.affine, second.affine)
 
 
+@pytest.fixture
+def damaged(blobs: Path, tmp_path: Path) -> Path:
+    """A folder of four images, of which the first is cut short and the third flat."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(4):
+        (folder / f"scan_{number}.nii.gz").write_bytes(_image(blobs, number).read_bytes())
+    cut = folder / "scan_0.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:-400])
+    nib.save(nib.Nifti1Image(np.zeros((8, 8), np.float32), np.eye(4)), folder / "scan_2.nii.gz")
+    return folder
+
+
+def test_images_that_are_damaged_hold_up_no_others(damaged: Path, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(Unanswered, match="2 of 4 images could not be answered") as found:
+        isocenter.predict(trained, [damaged], out, device="cpu", probabilities=True)
+    fault = pickle.loads(pickle.dumps(found.value))
+    assert [(type(each), each.where) for each in fault.faults] == [
+        (UnreadableFile, str(damaged / "scan_0.nii.gz")),
+        (BadDataset, str(damaged / "scan_2.nii.gz")),
+    ]
+    names = {f"scan_{number}{kind}.nii.gz" for number in (1, 3) for kind in ("", "_probabilities")}
+    assert {path.name for path in out.iterdir()} == names
+    assert fault.answers == (out / "scan_1.nii.gz", out / "scan_3.nii.gz")
+    assert all(str(each) in str(fault) for each in fault.faults)
+    for number in (0, 2):
+        (damaged / f"scan_{number}.nii.gz").write_bytes((damaged / "scan_1.nii.gz").read_bytes())
+    (out / "scan_1.nii.gz").write_bytes(b"mine")
+    assert len(isocenter.predict(trained, [damaged], out, device="cpu", probabilities=True)) == 4
+    assert (out / "scan_1.nii.gz").read_bytes() == b"mine"
+
+
+def test_of_a_single_image_its_own_fault_is_told(damaged: Path, trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFile) as fault:
+        isocenter.predict(trained, [damaged / "scan_0.nii.gz"], tmp_path / "out", device="cpu")
+    assert fault.value.where == str(damaged / "scan_0.nii.gz")
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_inputs_of_one_name_are_refused(blobs: Path, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "image_0.nii.gz").write_bytes(_image(blobs).read_bytes())
@@ -293,8 +342,6 @@ def test_a_folder_without_a_plan_is_no_model(tmp_path: Path) -> None:
 
 
 def test_a_pickle_is_refused_and_never_run(trained: Path, tmp_path: Path) -> None:
-    import pickle  # to make the fault
-
     class Payload:
         def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
             return (Path.write_text, (tmp_path / "ran", "yes"))  # type: ignore[return-value]

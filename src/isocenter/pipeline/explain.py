@@ -237,7 +237,7 @@ def paths(explainer: Explainer, path: Path) -> list[Path]:
 def told(explainer: Explainer) -> Iterator[str]:
     """A sentence for each kind of map that failed its test."""
     for kind in explainer.kinds:
-        if not explainer.passed(kind):
+        if explainer.outcomes.get(kind) and not explainer.passed(kind):
             ranks = np.mean([outcome.cascading[-1].ranks for outcome in explainer.outcomes.get(kind, ())])
             yield (
                 f"{kind} fails the randomisation test on this model: with random weights its map correlates "

@@ -6,10 +6,10 @@ import contextlib
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, chain, islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +20,16 @@ from torch import Tensor
 from isocenter import compute as computing
 from isocenter import files, images, methods, tasks
 from isocenter.compute import Compute
-from isocenter.errors import BadDataset, BadModel, BadPlan, IsocenterWarning, RunFailed
+from isocenter.errors import (
+    BadDataset,
+    BadModel,
+    BadPlan,
+    IsocenterError,
+    IsocenterWarning,
+    RunFailed,
+    Unanswered,
+    UnreadableFile,
+)
 from isocenter.images.image import Image
 from isocenter.images.layouts import IMAGE
 from isocenter.images.orientation import turn_to
@@ -46,6 +55,8 @@ from isocenter.records import Fingerprint, Plan, Stage, regions
 from isocenter.tasks.task import Task
 
 IN_MEMORY_BYTES = 2 * 2**30
+ONE_IMAGES = (UnreadableFile, BadDataset, BadModel, RunFailed)
+"""What may be wrong with one image while the next is answered."""
 UNMIRRORED = "The model has not learnt from mirrored images; averaging over mirrors does it harm."
 Files = str | Path | Sequence[str | Path] | Image
 Source = Files | Mapping[str, Files]
@@ -512,6 +523,7 @@ def predict(
     """Answer for many images in one process; answers that exist are left alone unless `overwrite`.
 
     An answer exists when all that is asked for exists; of one that exists in part, only the rest is written.
+    An image that cannot be answered holds up no other: what is wrong is said in the end.
 
     Args:
         fixed: Where the task brings images together, the one that stays where it is.
@@ -525,7 +537,9 @@ def predict(
     Raises:
         BadDataset: There is nothing to answer, two inputs would get the same name, or an answer would take an
             input's place.
-        RunFailed: `out` is a file.
+        RunFailed: `out` is a file, or it cannot be written to.
+        Unanswered: Some of several images are damaged or otherwise not to be answered; all others are.
+        IsocenterError: So is the only one; of the kind that fits.
     """
     files.refuse_what_is_no_folder(out)
     model = Model(Run(Path(folder)), members=None if stage is None else [stage], device=device)
@@ -538,6 +552,7 @@ def predict(
     refuse_taking_places(paths, kinds, [*chain(*wanted), *([] if fixed is None else [fixed])])
     told = not maps  # which maps of its own a method has, its first answer tells
     explaining = _explaining(model, wanted, explain)
+    faults: dict[Path, IsocenterError] = {}
     computing_threads = torch.get_num_threads() if workers is None else workers
     with (
         computing.threads(computing_threads),
@@ -546,19 +561,33 @@ def predict(
         for done, (sources, path) in enumerate(zip(wanted, paths, strict=True)):
             parts = [path, *beside(path, kinds), *explaining.paths(path)]
             if overwrite or not told or not all(part.exists() for part in parts):
-                image = model.read(sources)
-                _warn_if_unfamiliar(image, fingerprint)
-                answer = model.predict(
-                    {**still, model.task.inputs[-1]: image},
-                    probabilities=probabilities,
-                    uncertainty=uncertainty,
-                    maps=maps,
-                    mirror=mirror,
-                )
-                explaining.write(image, path, explained)
-                kinds, told = _save(model, answer, path, overwrite=overwrite), True
+                try:
+                    image = model.read(sources)
+                    _warn_if_unfamiliar(image, fingerprint)
+                    answer = model.predict(
+                        {**still, model.task.inputs[-1]: image},
+                        probabilities=probabilities,
+                        uncertainty=uncertainty,
+                        maps=maps,
+                        mirror=mirror,
+                    )
+                except ONE_IMAGES as fault:
+                    faults[path] = fault
+                else:
+                    explaining.write(image, path, explained)
+                    kinds, told = _save(model, answer, path, overwrite=overwrite), True
             shown.reach(done + 1)
+    _tell_unanswered(faults, paths, out)
     return paths
+
+
+def _tell_unanswered(faults: Mapping[Path, IsocenterError], paths: Sequence[Path], out: Path) -> None:
+    """Say what is wrong with the images that have no answer, where there are any."""
+    if not faults:
+        return
+    if len(paths) == 1:
+        raise faults[paths[0]]
+    raise Unanswered([*faults.values()], [path for path in paths if path not in faults], where=out)
 
 
 @dataclass(frozen=True)
@@ -576,10 +605,17 @@ def _explaining(model: Model, wanted: Sequence[Sequence[str]], kinds: Sequence[s
     from isocenter.pipeline import explain
 
     explainer = explain.Explainer(model, kinds)
-    explainer.test([model.read(sources) for sources in wanted[: explain.TESTED]])
+    explainer.test(list(islice(_readable(model, wanted), explain.TESTED)))
     for sentence in explain.told(explainer):
         warnings.warn(sentence, IsocenterWarning, stacklevel=3)
     return _Explaining(partial(explain.paths, explainer), partial(explain.write, explainer))
+
+
+def _readable(model: Model, wanted: Iterable[Sequence[str]]) -> Iterator[Image]:
+    """The images that can be read; of the others it is told when they are to be answered."""
+    for sources in wanted:
+        with contextlib.suppress(*ONE_IMAGES):
+            yield model.read(sources)
 
 
 def _still(model: Model, fixed: str | Path | None) -> dict[str, Files]:
