@@ -742,7 +742,7 @@ def _ended(error: Exception, words: Sequence[str]) -> int:
 
 
 def _parts(fault: IsocenterError) -> dict[str, Any]:
-    """A fault for a program; where images failed one by one, with each of theirs and with what was answered."""
+    """A fault for a program; of images that failed one by one, with each of theirs and what was answered."""
     parts: dict[str, Any] = {"what": fault.what, "where": fault.where, "cure": fault.cure}
     if not isinstance(fault, Unanswered):
         return {"error": parts}

@@ -63,10 +63,47 @@ def test_an_answer_bears_its_images_name(tmp_path: Path) -> None:
     assert [path.name for path in paths] == ["x.png", "y.nii.gz", "z.nii.gz"]
 
 
-@pytest.mark.parametrize(("other", "names"), [("b/x.png", "'x.png'"), ("b/X.png", "'X.png' and 'x.png'")])
+@pytest.mark.parametrize(("other", "names"), [("a/x.png", "'x.png'"), ("a/X.png", "'X.png' and 'x.png'")])
 def test_inputs_whose_answers_would_bear_one_name_are_refused(tmp_path: Path, other: str, names: str) -> None:
     with pytest.raises(BadDataset, match=f"several inputs would be answered as {names}"):
         named([["a/x.png"], [other]], tmp_path, SEGMENTATION, 2)
+
+
+@pytest.mark.parametrize(
+    ("sources", "answers"),
+    [
+        (["a/x.png", "b/x.png", "b/y.png"], ["a/x.png", "b/x.png", "y.png"]),
+        (["in/x.png", "in/b/c/X.png"], ["x.png", "b/c/X.png"]),
+        (["../x.png", "a/../../b/x.png"], ["x.png", "b/x.png"]),
+        (["a/p/x.png", "a/q/x.png", "a/p/y.png", "a/q/y.png"], ["p/x.png", "q/x.png", "p/y.png", "q/y.png"]),
+    ],
+)
+def test_inputs_of_one_name_are_answered_in_folders_like_theirs(
+    tmp_path: Path, sources: list[str], answers: list[str]
+) -> None:
+    paths = named([[source] for source in sources], tmp_path, SEGMENTATION, 2)
+    assert paths == [tmp_path / answer for answer in answers]
+
+
+def test_channels_series_and_members_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for name in ("x.npz", "y.npz", "CT/1.dcm", "b/CT/1.dcm"):
+        put(tmp_path / name)
+    wanted = [
+        ["a/z_0000.nii.gz", "a/z_0001.nii.gz"],
+        ["b/z_0000.nii.gz", ""],
+    ]
+    assert named(wanted, tmp_path, SEGMENTATION, 3) == [tmp_path / f"{folder}/z.nii.gz" for folder in "ab"]
+    members = [[f"{tmp_path / archive}.npz::train/3"] for archive in "xy"]
+    answers = [path.relative_to(tmp_path).as_posix() for path in named(members, tmp_path, SEGMENTATION, 3)]
+    assert answers == ["x.npz/train_3.nii.gz", "y.npz/train_3.nii.gz"]
+    series = [[str(tmp_path / folder)] for folder in ("CT", "b/CT")]
+    answers = [path.relative_to(tmp_path).as_posix() for path in named(series, tmp_path, SEGMENTATION, 3)]
+    assert answers == ["CT.nii.gz", "b/CT.nii.gz"]
+
+
+def test_a_folder_of_answers_called_like_an_answer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadDataset, match=r"answered as 'x\.png'"):
+        named([["a/x.png/y.png"], ["a/y.png"], ["b/x.png"]], tmp_path, SEGMENTATION, 2)
 
 
 def test_an_input_called_like_the_map_beside_another_is_refused(tmp_path: Path) -> None:
@@ -74,6 +111,8 @@ def test_an_input_called_like_the_map_beside_another_is_refused(tmp_path: Path) 
     assert len(named(wanted, tmp_path, SEGMENTATION, 3, ["uncertainty"])) == 2
     with pytest.raises(BadDataset, match=r"answered as 'x_probabilities\.nii\.gz'"):
         named(wanted, tmp_path, SEGMENTATION, 3, ["probabilities"])
+    wanted[1] = ["b/x_probabilities.nii.gz"]
+    assert named(wanted, tmp_path, SEGMENTATION, 3, ["probabilities"])[1].parent == tmp_path / "b"
 
 
 def test_an_answer_beside_its_image_is_fine_where_it_is_another_file(tmp_path: Path) -> None:

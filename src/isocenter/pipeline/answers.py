@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -76,7 +79,10 @@ def _grouped(sources: Sequence[str], channels: int, *, partial: bool) -> Iterato
 def named(
     wanted: Sequence[Sequence[str]], out: Path, task: Task, dims: int, kinds: Sequence[str] = ()
 ) -> list[Path]:
-    """An answer's file for each input: the input's own name.
+    """An answer's file for each input: the input's own name, in `out`.
+
+    Inputs of one name from different folders are answered in folders of `out` that lie to each other as
+    theirs do.
 
     Args:
         wanted: The channel files of each input.
@@ -86,24 +92,55 @@ def named(
         kinds: Which maps will lie beside each answer.
 
     Raises:
-        BadDataset: Two files would get the same name, or names that differ in case only.
+        BadDataset: Two files of one folder would get the same name, or names that differ in case only.
     """
-    paths = []
-    for sources in wanted:
-        first = next(filter(None, map(str, sources)))
+    firsts = [next(filter(None, map(str, sources))) for sources in wanted]
+    names = []
+    for sources, first in zip(wanted, firsts, strict=True):
         name = task.called(first)
         if len(sources) > 1 and (matched := CHANNEL_NUMBER.match(name)):
             name = matched["name"]
-        paths.append(out / f"{name}{task.suffix(dims, first)}")
-    _refuse_equal_names([each.name for path in paths for each in (path, *beside(path, kinds))], out)
+        names.append(Path(f"{name}{task.suffix(dims, first)}"))
+    paths = [out / name for name in _told_apart(names, firsts, kinds)]
+    written = [each.relative_to(out) for path in paths for each in (path, *beside(path, kinds))]
+    _refuse_equal_names(written, out)
     return paths
 
 
-def _refuse_equal_names(names: Sequence[str], out: Path) -> None:
-    """Many file systems, and all datasets, take names that differ in case only for one."""
+def _told_apart(names: Sequence[Path], sources: Sequence[str], kinds: Sequence[str]) -> list[Path]:
+    """Names of which those that are not alone lie in folders as their sources do."""
+    written = [[_alike(each) for each in (name, *beside(name, kinds))] for name in names]
+    times = Counter(chain(*written))
+    shared = [max(times[each] for each in own) > 1 for own in written]
+    folders = [_folder(source) for source in sources]
+    # Where there is no common folder, as on two drives of Windows, the names stay equal and are refused.
+    with contextlib.suppress(ValueError):
+        common = os.path.commonpath([folder for folder, also in zip(folders, shared, strict=True) if also])
+        return [
+            Path(os.path.relpath(folder, common)) / name if also else name
+            for name, folder, also in zip(names, folders, shared, strict=True)
+        ]
+    return list(names)
+
+
+def _folder(source: str) -> str:
+    """The folder that an input lies in, absolute, without `..`; of one of several in a file, that file."""
+    file = _file(source) if "::" in source else Path(source)
+    within = file.is_file() and str(file) != source
+    # Links are called as the user calls them.
+    return os.path.abspath(file if within else file.parent)  # noqa: PTH100
+
+
+def _alike(path: Path) -> str:
+    """What is the same for names that many file systems, and all datasets, take for one."""
+    return path.as_posix().casefold()
+
+
+def _refuse_equal_names(paths: Sequence[Path], out: Path) -> None:
+    """Refuse files of one name, and a file that is called like the folder of another."""
     alike: dict[str, list[str]] = {}
-    for name in names:
-        alike.setdefault(name.casefold(), []).append(name)
+    for path in chain(paths, {folder for name in paths for folder in name.parents}):
+        alike.setdefault(_alike(path), []).append(path.as_posix())
     twice = next((sorted(set(found)) for found in alike.values() if len(found) > 1), None)
     if twice:
         raise BadDataset(
