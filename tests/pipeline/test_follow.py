@@ -31,7 +31,6 @@ Planned = Callable[..., Path]
             {"overrides": {"3d_fullres.training.clip": 3}},
             r"3d_fullres\.training\.clip is 12\.0 there, 3\.0 was",
         ),
-        ({"overrides": {"training.budget": "3h"}}, r"training\.budget is 2 epochs there, 3h was"),
         ({"overrides": {"folds": 3}}, "folds is 5 there, 3 was"),
     ],
 )
@@ -49,7 +48,6 @@ def test_asking_for_the_same_again_is_no_other_wish(blobs: Path, tmp_path: Path)
     wishes = {
         "training.batch": 3,
         "training.clip": 1,
-        "training.budget": "60m",
         "augmentation.mirror": [0],
         "3d_fullres.training.batch": 4,
         "settings.configurations": ["3d_fullres"],

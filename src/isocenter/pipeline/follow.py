@@ -10,6 +10,7 @@ from typing import Any
 from isocenter.errors import BadPlan
 from isocenter.pipeline import plan as planning
 from isocenter.pipeline.fingerprint import measured
+from isocenter.pipeline.overrides import apply_overrides
 from isocenter.pipeline.run import Run
 from isocenter.records import Budget, Dataset, Fingerprint, Plan, Stage
 
@@ -88,7 +89,7 @@ def _refuse(where: Path, differences: Differences) -> None:
 
 def _other_values(plan: Plan, overrides: Mapping[str, Any]) -> Differences:
     """Values are compared as a plan would hold them: 4 is 4.0, and a later wish outdoes an earlier one."""
-    asked = planning.apply_overrides(plan, overrides)
+    asked = apply_overrides(plan, overrides)
     for key in overrides:
         if key.startswith("settings."):
             name = key.removeprefix("settings.")

@@ -14,7 +14,7 @@ from isocenter.images.layouts.listing import some
 from isocenter.methods.method import Method
 from isocenter.pipeline import checkpoint, progress
 from isocenter.pipeline.follow import said, value_at
-from isocenter.pipeline.plan import BY_USER, apply_overrides
+from isocenter.pipeline.overrides import BY_USER, apply_overrides
 from isocenter.pipeline.run import WEIGHTS, Run
 from isocenter.records import Network, Plan, Section, Stage
 
