@@ -56,7 +56,7 @@ def test_asking_for_the_same_again_is_no_other_wish(blobs: Path, tmp_path: Path)
     }
     isocenter.plan(blobs, out=tmp_path, budget="2 epochs", overrides=wishes, device="cpu")
     run = Run(tmp_path)
-    refuse_other_wishes(run, "segmentation/nnunet", "2 epochs", None, {**wishes, "training.budget": "1h"})
+    refuse_other_wishes(run, "segmentation/nnunet", "2 epochs", None, wishes)
     follow(run, isocenter.open(blobs), wishes, 1)
     with pytest.raises(BadPlan, match=r"training\.batch is 4 there, 3 was asked for"):
         refuse_other_wishes(run, None, None, None, {"training.batch": 3})

@@ -71,7 +71,7 @@ def apply_overrides(plan: Plan, overrides: Mapping[str, Any], why: str = BY_USER
             chosen, path = _addressed(plan, key)
             for name in chosen:
                 wishes[name][path] = overrides[key]
-    cases = len(plan.folds[0].train)
+    cases = len(plan.folds[0].train) if plan.folds else 0
     return plan.changed(stages=tuple(_set(stage, wishes[stage.name], why, cases) for stage in plan.stages))
 
 
