@@ -8,6 +8,7 @@ from isocenter import methods
 from isocenter.errors import BadPlan
 from isocenter.pipeline.overrides import apply_overrides
 from isocenter.pipeline.plan import make
+from isocenter.pipeline.wording import explain
 from isocenter.records import (
     Budget,
     Case,
@@ -143,7 +144,8 @@ def test_a_misspelt_key_is_refused_with_a_suggestion(key: str, message: str) -> 
         ("training.learning_rate", -1, r"3d_fullres\.training\.learning_rate.*greater than 0"),
         ("geometry.spacing_mm", (0, 1, 1), r"geometry\.spacing_mm.*greater than 0"),
         ("geometry.spacing_mm", (1, 1), r"geometry\.spacing_mm.*one value for each axis: 3, not 2"),
-        ("normalisation.channels", (), r"normalisation\.channels.*one value for each channel: 1, not 0"),
+        ("normalisation.channels", (), r"normalisation\.channels.*for each channel, T1, not for none"),
+        ("normalisation.channels", [{"channel": "T2", "scheme": "none"}], "T1, not for T2"),
         ("prediction.overlap", 2, r"prediction\.overlap.*less than 1"),
     ],
 )
@@ -235,3 +237,14 @@ def test_the_median_case_and_the_coarse_axis_follow_the_spacing() -> None:
     assert (geometry.anisotropic_axis, geometry.through_order) == (0, 0)
     assert geometry.why["through_order"].startswith("Nearest along the coarse axis")
     assert geometry.why["patch"].endswith("Decided for 1 × 1 × 1; geometry.spacing_mm was set since.")
+
+
+def test_the_scheme_of_a_channel_that_is_set_is_said_with_its_numbers_and_its_reason() -> None:
+    scheme = {"channel": "T1", "scheme": "ct", "mean": 40, "sd": 12.5, "low": -100, "high": 240}
+    plan = planned(overrides={"normalisation.channels": [scheme]})
+    assert plan.stages[0].normalisation.why["channels.T1"] == "Set by the user."
+    words = " ".join(explain(plan).split())
+    assert "T1: ct, -100 to 240, mean 40, spread 12.5. Set by the user." in words
+    assert "Decided for T1 by zscore; normalisation.channels was set since." in words
+    assert "Channels:" not in words
+    assert "channel=" not in words

@@ -118,7 +118,27 @@ def _set(stage: Stage, wishes: Mapping[str, Any], why: str, cases: int) -> Stage
     except BadPlan as error:
         where = f"{stage.name}.{next(iter(wishes))}" if len(wishes) == 1 else stage.name
         raise BadPlan(error.what, where=where, cure=error.cure) from error
+    if "normalisation.channels" in wishes:
+        changed = _by_channel(stage, changed, why)
     return _followed(stage, changed, frozenset(wishes), cases)
+
+
+def _by_channel(before: Stage, after: Stage, why: str) -> Stage:
+    """The stage with the reason for each channel's scheme that was set beside that channel.
+
+    Raises:
+        BadPlan: The schemes are not those of the images' channels, in their order.
+    """
+    former, schemes = before.normalisation.channels, after.normalisation.channels
+    names, found = ([scheme.channel for scheme in each] for each in (former, schemes))
+    if names != found:
+        what = f"takes one scheme for each channel, {', '.join(names)}, not for {', '.join(found) or 'none'}."
+        raise BadPlan(what, where=f"{before.name}.normalisation.channels")
+    reasons = {key: reason for key, reason in after.normalisation.why.items() if key != "channels"}
+    for old, new in zip(former, schemes, strict=True):
+        if new != old:
+            reasons[f"channels.{new.channel}"] = why
+    return after.changed(normalisation=after.normalisation.changed(why=reasons))
 
 
 # --------------------------------------------------------------------------------------- what follows

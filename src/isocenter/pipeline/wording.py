@@ -9,7 +9,7 @@ from typing import Any
 
 from isocenter.images.layouts.draft import FEATURES
 from isocenter.images.orientation import letters
-from isocenter.records import Plan, Section, Stage
+from isocenter.records import ChannelScheme, Plan, Section, Stage
 
 WIDTH = 96
 
@@ -164,7 +164,7 @@ def _items(section: Section, name: str, sayings: Mapping[str, Saying]) -> Iterat
     """Title, value and reason of each decision; what was left at its default for no reason is not said."""
     if name == "normalisation":
         for scheme in getattr(section, "channels"):  # noqa: B009 - the section's type is not narrowed here
-            yield scheme.channel, scheme.scheme, section.why.get(f"channels.{scheme.channel}", "")
+            yield scheme.channel, _scheme(scheme), section.why.get(f"channels.{scheme.channel}", "")
     for field in type(section).model_fields:
         key = f"{name}.{field}"
         why = section.why.get(field, "")
@@ -176,20 +176,29 @@ def _items(section: Section, name: str, sayings: Mapping[str, Saying]) -> Iterat
 
 def spoken(key: str, value: Any) -> str:
     """The value of a plan's key as people write it."""
+    if key == "normalisation.channels":
+        return " and ".join(f"{scheme.channel} by {_scheme(scheme)}" for scheme in value)
     if key == "network.strides":
         return _spoken(tuple(sum(step > 1 for step in axis) for axis in zip(*value, strict=True)))
     if key == "network.kernels":
         kinds = list(dict.fromkeys(value))
         return ", then ".join(_spoken(kernel) for kernel in kinds)
-    if key in ("network.features", "network.convolutions", "network.decoder_convolutions"):
-        return "-".join(str(part) for part in value)
+    levels = key in ("network.features", "network.convolutions", "network.decoder_convolutions")
+    if levels or key.endswith(".mirror"):
+        return ("-" if levels else ", ").join(str(part) for part in value) or "none"
     if key == "geometry.orientation":
         value = letters(value) if value else value
-    if key.endswith(".mirror"):
-        return ", ".join(str(axis) for axis in value) or "none"
     if key.startswith("augmentation.") and isinstance(value, tuple) and len(value) == 2:
         return f"{value[0]:g} to {value[1]:g}"
     return _spoken(value)
+
+
+def _scheme(scheme: ChannelScheme) -> str:
+    """How a channel is brought to order, with the numbers that this needs."""
+    limits = f"{scheme.low:.4g} to {scheme.high:.4g}"
+    if scheme.scheme == "ct":
+        return f"ct, {limits}, mean {scheme.mean:.4g}, spread {scheme.sd:.4g}"
+    return f"unit, {limits}" if scheme.scheme == "unit" else scheme.scheme
 
 
 def _spoken(value: Any) -> str:
