@@ -248,3 +248,42 @@ def test_the_scheme_of_a_channel_that_is_set_is_said_with_its_numbers_and_its_re
     assert "Decided for T1 by zscore; normalisation.channels was set since." in words
     assert "Channels:" not in words
     assert "channel=" not in words
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "chance"),
+    [("elastic", 3.0, 0.2), ("noise", 0.2, 0.1), ("gamma", (0.5, 2.0), 0.3), ("blur", (0.5, 1.0), 0.2)],
+)
+def test_a_variation_whose_strength_is_set_happens(name: str, value: object, chance: float) -> None:
+    off = {f"augmentation.{name}_probability": 0.0}
+    if name == "gamma":
+        off["augmentation.gamma_inverted_probability"] = 0.0
+    still = apply_overrides(planned(), off)
+    section = apply_overrides(still, {f"augmentation.{name}": value}).stages[0].augmentation
+    assert getattr(section, f"{name}_probability") == chance
+    assert f"augmentation.{name} was set" in section.why[f"{name}_probability"]
+
+
+def test_a_variation_that_is_kept_off_in_so_many_words_stays_off() -> None:
+    wishes = {"augmentation.elastic": 3.0, "augmentation.elastic_probability": 0.0}
+    assert planned(overrides=wishes).stages[0].augmentation.elastic_probability == 0.0
+
+
+def test_elastic_deformation_that_is_set_tells_how_far_its_nodes_lie_apart() -> None:
+    assert "Elastic spacing" not in explain(planned())
+    words = " ".join(explain(planned(overrides={"augmentation.elastic": 3.0})).split())
+    assert "Elastic spacing: 16. Voxels between the nodes that are displaced" in words
+
+
+@pytest.mark.parametrize(
+    ("wishes", "cure"),
+    [
+        ({"augmentation.elastic_probability": 0.3}, "Set augmentation.elastic, too"),
+        ({"augmentation.elastic_spacing": 8.0}, "Set augmentation.elastic, too"),
+        ({"augmentation.noise": 0.0, "augmentation.noise_probability": 0.3}, "Set augmentation.noise, too"),
+        ({"augmentation.scale": (1, 1), "augmentation.scale_probability": 1}, "Set augmentation.scale, too"),
+    ],
+)
+def test_how_often_nothing_happens_is_not_set(wishes: dict[str, object], cure: str) -> None:
+    with pytest.raises(BadPlan, match=cure):
+        planned(overrides=wishes)

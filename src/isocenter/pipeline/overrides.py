@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from isocenter import methods
 from isocenter.errors import BadPlan
+from isocenter.parts.rules.augmentation import USUAL, WHY_BOTH, WHY_NODES, idle
 from isocenter.parts.rules.spacing import resized
 from isocenter.parts.rules.stage import coarse_axis, mirrored, through_order
 from isocenter.parts.rules.training import epoch, of_optimiser
@@ -120,7 +122,7 @@ def _set(stage: Stage, wishes: Mapping[str, Any], why: str, cases: int) -> Stage
         raise BadPlan(error.what, where=where, cure=error.cure) from error
     if "normalisation.channels" in wishes:
         changed = _by_channel(stage, changed, why)
-    return _followed(stage, changed, frozenset(wishes), cases)
+    return _followed(stage, _varied(changed, frozenset(wishes)), frozenset(wishes), cases)
 
 
 def _by_channel(before: Stage, after: Stage, why: str) -> Stage:
@@ -139,6 +141,27 @@ def _by_channel(before: Stage, after: Stage, why: str) -> Stage:
         if new != old:
             reasons[f"channels.{new.channel}"] = why
     return after.changed(normalisation=after.normalisation.changed(why=reasons))
+
+
+def _varied(stage: Stage, given: frozenset[str]) -> Stage:
+    """The stage with a chance for each variation of samples whose strength was set and that would never be.
+
+    Raises:
+        BadPlan: A chance, or the distance of nodes, was set of a variation that changes nothing.
+    """
+    section = stage.augmentation
+    for name, usual in USUAL.items():
+        strength, still = f"augmentation.{name}", idle(name, getattr(section, name))
+        chances = [key for key in type(section).model_fields if re.fullmatch(rf"{name}_.*probability", key)]
+        likely = any(getattr(section, key) for key in chances)
+        told = given & {f"augmentation.{key}" for key in (*chances, f"{name}_spacing")}
+        if still and told and (likely or f"{strength}_spacing" in told):
+            what = f"changes nothing while {strength} is {spoken(strength, getattr(section, name))}."
+            raise BadPlan(what, where=min(told), cure=f"Set {strength}, too.")
+        if not still and strength in given and not told and not likely:
+            why = f"{usual:.0%} of the samples, as is usual: {strength} was set, and none was varied so."
+            stage = _with(stage, f"{strength}_probability", usual, why)
+    return stage
 
 
 # --------------------------------------------------------------------------------------- what follows
@@ -193,6 +216,11 @@ def _seconds(before: Stage, after: Stage, cases: int) -> Decision | None:
     return None if before.training.seconds_per_step else _stands(before, "training.seconds_per_step")
 
 
+def _nodes(before: Stage, after: Stage, cases: int) -> Decision:
+    why = WHY_NODES if after.augmentation.elastic else WHY_BOTH["elastic_spacing"]
+    return after.augmentation.elastic_spacing, why
+
+
 def _mirror(before: Stage, after: Stage, cases: int) -> Decision:
     """Axes that training does not mirror, prediction does not either."""
     planned, trained = before.prediction.mirror, before.augmentation.mirror
@@ -237,19 +265,20 @@ FOLLOWING = (
     ),
     Following("augmentation.rotation_probability", ("training.batch",)),
     Following("augmentation.noise_probability", ("training.batch",)),
+    Following("augmentation.elastic_spacing", ("augmentation.elastic",), _nodes),
     Following("prediction.mirror", ("augmentation.mirror",), _mirror),
     Following("normalisation.nonzero", ("normalisation.channels",)),
 )
 """What depends on what; a value comes behind those it is decided from."""
 
 
-def _followed(before: Stage, after: Stage, given: Collection[str], cases: int) -> Stage:
+def _followed(before: Stage, after: Stage, given: frozenset[str], cases: int) -> Stage:
     """The stage with what follows from the values that were given, other than these themselves."""
     for each in FOLLOWING:
         sources = [key for key in each.sources if key in given]
         changed = [key for key in sources if _stands(before, key)[0] != _stands(after, key)[0]]
         value, why = standing = _stands(after, each.key)
-        if each.key in given or not changed or why.startswith("Without effect"):
+        if each.key in given or not changed or why.startswith("Without effect:"):
             continue
         were = f"{' and '.join(changed)} {'was' if len(changed) == 1 else 'were'} set"
         decided = each.rule(before, after, cases)

@@ -27,6 +27,7 @@ from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.encodings.borders import border_weights
 from isocenter.parts.losses.overlap import cross_entropy
 from isocenter.parts.networks.unet import UNet
+from isocenter.parts.rules.augmentation import WHY_NODES
 from isocenter.parts.rules.batch import SMALLEST_BATCH
 from isocenter.parts.rules.budget import ELEMENTS_PER_GB, REFERENCE_GB, memory_gb
 from isocenter.parts.rules.spacing import Shape
@@ -132,7 +133,12 @@ def _as_published(stage: Stage, fingerprint: Fingerprint, machine: Machine) -> S
         elastic=max(stage.augmentation.elastic, 3.0),
         elastic_spacing=16.0,
         elastic_probability=max(stage.augmentation.elastic_probability, 0.5),
-        why={**stage.augmentation.why, "elastic": "Elastic deformation is the paper's chief augmentation."},
+        why={
+            **stage.augmentation.why,
+            "elastic": "Elastic deformation is the paper's chief augmentation.",
+            "elastic_spacing": WHY_NODES,
+            "elastic_probability": "Every other sample: the paper does not say how often.",
+        },
     )
     prediction = stage.prediction.changed(
         border="mirror",

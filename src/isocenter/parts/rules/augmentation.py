@@ -15,13 +15,27 @@ LEAST_MOVED, MOST_MOVED = 0.2, 0.6
 
 SIDES = frozenset({"left", "right", "lh", "rh"})
 
+USUAL = {
+    "rotation": 0.2,
+    "scale": 0.2,
+    "elastic": 0.2,
+    "noise": 0.1,
+    "blur": 0.2,
+    "brightness": 0.15,
+    "contrast": 0.15,
+    "low_resolution": 0.25,
+    "gamma": 0.3,
+}
+"""How often nnU-Net varies a sample in each way; elastically, its first version."""
+
+WHY_NODES = "Voxels between the nodes that are displaced; between them the displacement is smooth."
 WHY_EACH = "As for noise."
 WHY_BOTH = {
     "rotation_probability": "One sample in five is turned, as in nnU-Net.",
     "scale_probability": "One sample in five is scaled, as in nnU-Net.",
     "elastic": "Off: costly, and without gain beside rotation and scaling (Isensee et al. 2021).",
     "elastic_spacing": "Without effect while elastic deformation is off.",
-    "elastic_probability": "Without effect while elastic deformation is off.",
+    "elastic_probability": "Off, as elastic deformation is.",
     "noise": "Up to a tenth of the image's own spread.",
     "blur": "From half a voxel to one: what a slightly worse scanner would give.",
     "brightness": "A quarter up or down.",
@@ -53,6 +67,13 @@ def augmentation(
     strength, why_strength = _light(passes) if light else _full(passes)
     why = {**WHY_BOTH, **why_strength, "rotation": why_rotation, "mirror": why_mirror}
     return Augmentation.parse({"rotation": rotation, "mirror": mirror, **strength, "why": why})
+
+
+def idle(name: str, strength: float | Sequence[float]) -> bool:
+    """Whether a variation of this strength changes nothing: no angle, no displacement, a factor of one."""
+    limits = [strength] if isinstance(strength, float | int) else list(strength)
+    nothing = 0 if name in ("rotation", "elastic", "noise", "blur") else 1
+    return all(limit == nothing for limit in limits)
 
 
 def _light(passes: float) -> tuple[dict[str, object], dict[str, str]]:
