@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partialmethod
+from typing import NoReturn
 
 import pytest
 import torch
@@ -52,6 +53,10 @@ def _ready(**changes: object) -> tuple[Compute, Line]:
     compute.place(method)
     compute.prepare_learning(method)
     return compute, method
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def _values(method: Method) -> dict[str, Tensor]:
@@ -105,14 +110,17 @@ def test_a_batch_in_pieces_gives_the_loss_and_the_step_of_the_whole(pieces: int)
         assert torch.allclose(value, _values(other)[name], atol=1e-6), name
 
 
-def test_memory_that_runs_out_halves_the_pieces_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("allocate", [lambda: torch.empty(2**55), lambda: _raise(torch.OutOfMemoryError())])
+def test_memory_that_runs_out_halves_the_pieces_and_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, allocate: Callable[[], object]
+) -> None:
     compute, method = _ready(clip=0)
     expected, other = _ready(clip=0)
     real = method.loss
 
     def loss(batch: Batch, turn: str) -> Tensor:
         if len(batch["image"]) > 3:
-            raise torch.OutOfMemoryError
+            allocate()
         return real(batch, turn)
 
     monkeypatch.setattr(method, "loss", loss)
@@ -128,11 +136,33 @@ def test_a_sample_that_does_not_fit_alone_ends_with_a_cure(monkeypatch: pytest.M
     compute, method = _ready()
 
     def loss(batch: Batch, turn: str) -> Tensor:
-        raise MemoryError
+        return torch.empty(2**55)
 
     monkeypatch.setattr(method, "loss", loss)
-    with pytest.warns(IsocenterWarning), pytest.raises(RunFailed, match="smaller patch"):
+    with pytest.warns(IsocenterWarning), pytest.raises(RunFailed, match="smaller patch") as fault:
         compute.step(method, _batch(2), "network", 0.1)
+    assert "--device" not in fault.value.cure  # it is the CPU's memory already
+
+
+def test_a_fault_that_is_no_lack_of_memory_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    compute, method = _ready()
+    monkeypatch.setattr(method, "loss", lambda batch, turn: _raise(RuntimeError("shapes do not fit")))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        compute.step(method, _batch(), "network", 0.1)
+    assert compute.pieces == 1
+
+
+def test_running_statistics_of_a_part_that_does_not_learn_stay_as_they_are() -> None:
+    compute, method = _ready()
+    network = method.modules["network"]
+    method.modules["head"] = nn.BatchNorm2d(1)
+    network.requires_grad_(False)
+    with compute.averaged(method):
+        assert not method.modules["head"].training
+    for mode in (computing.learning_mode, lambda _: compute.averaged(method).__enter__):
+        mode(method)
+        assert [layer.training for layer in network] == [True, False, True]  # type: ignore[union-attr]
+        assert method.modules["head"].training
 
 
 @pytest.mark.parametrize("allocate", [lambda: torch.empty(2**55), lambda: bytearray(2**62)])

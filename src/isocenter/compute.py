@@ -252,9 +252,10 @@ class Compute:
             try:
                 loss = self._backward(method, batch, turn)
                 break
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                self._halve(batch, error)
             except Exception as error:
+                if out_of_memory(error):
+                    self._halve(batch, error)
+                    continue
                 if type(error).__module__.startswith(COMPILERS):
                     raise RunFailed(
                         f"the network cannot be compiled here ({type(error).__name__}).",
@@ -279,9 +280,10 @@ class Compute:
     def _halve(self, batch: Batch, error: BaseException) -> None:
         size = next(len(value) for value in batch.values() if isinstance(value, Tensor))
         if self.pieces >= size:
+            elsewhere = "" if self.device.type == "cpu" else " or run with --device cpu"
             raise RunFailed(
                 "one sample alone does not fit into memory.",
-                cure="Plan with a smaller patch (--set geometry.patch=[...]) or run with --device cpu.",
+                cure=f"Plan with a smaller patch (--set geometry.patch=[...]){elsewhere}.",
             ) from error
         self.pieces *= 2
         if self.device.type == "cuda":
@@ -340,7 +342,7 @@ class Compute:
                 yield
         finally:
             method.modules.load_state_dict(own)
-            method.modules.train()
+            learning_mode(method)
 
     def _as_written(self) -> contextlib.AbstractContextManager[object]:
         """Without compiling: for a few samples it would take longer than it saves."""
@@ -481,6 +483,17 @@ def threads(number: int) -> Iterator[None]:
 def seed_step(seed: int, step: int) -> None:
     """Seed torch for one step (dropout, noise): a resumed run draws what the first would have drawn."""
     torch.manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+def learning_mode(method: Method) -> None:
+    """Bring a method's modules into training mode, but for running statistics of parts that do not learn."""
+    method.modules.train()
+    for part in method.modules.modules():
+        weights = list(part.parameters())
+        if weights and not any(weight.requires_grad for weight in weights):
+            for layer in part.modules():
+                if getattr(layer, "running_mean", None) is not None:
+                    layer.eval()
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from isocenter import files
-from isocenter.compute import LESS_WILD, Compute, seed_step
+from isocenter.compute import LESS_WILD, Compute, learning_mode, seed_step
 from isocenter.errors import BadModel, Interrupted, RunFailed
 from isocenter.methods.method import Batch, Method, Turn
 from isocenter.pipeline import checkpoint
@@ -141,7 +141,7 @@ class Learning:
             rank=self.compute.rank,
             world=self.compute.world,
         )
-        self.method.modules.train()
+        learning_mode(self.method)
         if self.method.turns:
             with (
                 stop_requested() as stop,
