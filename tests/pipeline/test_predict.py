@@ -297,6 +297,33 @@ def test_of_a_single_image_its_own_fault_is_told(damaged: Path, trained: Path, t
     assert not (tmp_path / "out").exists()
 
 
+def test_an_image_unlike_those_learnt_from_is_told_from_python_and_for_files_alike(
+    blobs: Path, trained: Path, tmp_path: Path
+) -> None:
+    wide = tmp_path / "wide.nii.gz"
+    whole = np.asarray(nib.load(_image(blobs)).dataobj)
+    nib.save(nib.Nifti1Image(np.tile(whole, (2, 1, 1)), np.diag([1.0, 1.0, 5.0, 1.0])), wide)
+    with pytest.warns(IsocenterWarning) as from_python:
+        isocenter.load(trained, device="cpu").predict(wide)
+    with pytest.warns(IsocenterWarning) as for_files:
+        isocenter.predict(trained, [wide], tmp_path / "out", device="cpu")
+    said = [str(each.message) for each in from_python]
+    assert said == [str(each.message) for each in for_files]
+    assert said == [
+        f"{wide}: voxels of 5 mm along axis 0; the model has seen 1.5 … 1.5.",
+        f"{wide}: a field of view of 80 mm along axis 0; the model has seen 24 … 24.",
+        f"{wide}: a field of view of 40 mm along axis 2; the model has seen 20 … 20.",
+    ]
+    assert {Path(each.filename).name for each in from_python} == {"test_predict.py"}
+
+
+def test_of_a_picture_no_field_of_view_is_judged(told_apart: Path) -> None:
+    model = isocenter.load(told_apart, device="cpu")
+    small = images.read(next((told_apart.parent / "data" / "images").iterdir()))
+    wide = images.Image(np.tile(small.array, (1, 3, 3)), images.Geometry.plain((192, 216)))
+    assert model.predict(wide).answer.shape == (192, 216)
+
+
 def test_inputs_of_one_name_are_answered_in_folders_like_their_own(
     blobs: Path, trained: Path, tmp_path: Path
 ) -> None:

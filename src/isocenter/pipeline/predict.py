@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate, chain, islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,6 +55,8 @@ from isocenter.records import Fingerprint, Plan, Stage, regions
 from isocenter.tasks.task import Task
 
 IN_MEMORY_BYTES = 2 * 2**30
+BEYOND = 1.5
+"""By which factor voxels and fields of view may leave the range that the model has seen."""
 ONE_IMAGES = (UnreadableFile, BadDataset, BadModel, RunFailed)
 """What may be wrong with one image while the next is answered."""
 UNMIRRORED = "The model has not learnt from mirrored images; averaging over mirrors does it harm."
@@ -265,6 +267,11 @@ class Model:
             self.members[0].methods[0].tuned = tuning.together([tuning.read(place) for place in places])
         self.earlier = self._before(self.members, numbers, device)
 
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """What was measured of the images that it has learnt from."""
+        return self.run.fingerprint
+
     def _before(self, members: Sequence[Member], folds: Sequence[int], device: str) -> dict[str, Member]:
         """By stage what answers before it, and what answers before that, as far back as it goes."""
         found = {
@@ -314,7 +321,8 @@ class Model:
             uncertainty: Keep the entropy of the probabilities.
             maps: Keep the method's own maps, such as attention gates.
             mirror: Average over mirrored images; None for what the plan says.
-            given: What is asked beside the images, see `Task.given`.
+            given: What is asked beside the images, see `Task.given`. Who gives it asks about the run's own
+                images: only others are compared with those learnt from, and warned of.
             shown: Advanced to 1 as tiles are done.
 
         Raises:
@@ -323,6 +331,8 @@ class Model:
             RunFailed: Memory does not suffice, however few tiles are answered at once.
         """
         inputs = self._inputs(source)
+        if given is None:
+            self._warn_if_unfamiliar(inputs)
         with self._in_words(inputs), tempfile.TemporaryDirectory(prefix="isocenter-") as folder:
             outputs, placement = self.outputs(inputs, Path(folder), mirror=mirror, given=given, shown=shown)
             first = self.members[0].methods[0]
@@ -341,6 +351,11 @@ class Model:
             uncertainty=None if spread is None or not uncertainty else _entropy(spread, self._exclusive),
             maps=own,
         )
+
+    def _warn_if_unfamiliar(self, inputs: Sequence[Image]) -> None:
+        for image in inputs:
+            for remark in unfamiliar(image, self.fingerprint):
+                warnings.warn(f"{image.source or 'an image'}: {remark}", IsocenterWarning, stacklevel=3)
 
     @contextlib.contextmanager
     def _in_words(self, inputs: Sequence[Image]) -> Iterator[None]:
@@ -543,7 +558,6 @@ def predict(
     """
     files.refuse_what_is_no_folder(out)
     model = Model(Run(Path(folder)), members=None if stage is None else [stage], device=device)
-    fingerprint = model.run.fingerprint
     wanted = list(expand(inputs, len(model.plan.channels), model.task))
     asked = {PROBABILITIES: probabilities, UNCERTAINTY: uncertainty}
     kinds = [kind for kind, there in asked.items() if there]
@@ -563,7 +577,6 @@ def predict(
             if overwrite or not told or not all(part.exists() for part in parts):
                 try:
                     image = model.read(sources)
-                    _warn_if_unfamiliar(image, fingerprint)
                     answer = model.predict(
                         {**still, model.task.inputs[-1]: image},
                         probabilities=probabilities,
@@ -628,11 +641,6 @@ def _still(model: Model, fixed: str | Path | None) -> dict[str, Files]:
     return {"fixed": model.task.read(channels)}
 
 
-def _warn_if_unfamiliar(image: Image, fingerprint: Fingerprint) -> None:
-    for remark in unfamiliar(image, fingerprint):
-        warnings.warn(f"{image.source}: {remark}", IsocenterWarning, stacklevel=3)
-
-
 def _save(model: Model, answer: Answer, path: Path, *, overwrite: bool) -> list[str]:
     """Write what of an answer is not there yet, the maps first; gives which maps it has."""
     extra = {f"{OWN}{name}": map_[None] for name, map_ in answer.maps.items()}
@@ -651,12 +659,18 @@ def _save(model: Model, answer: Answer, path: Path, *, overwrite: bool) -> list[
 def unfamiliar(image: Image, fingerprint: Fingerprint) -> list[str]:
     """In what an image lies outside of all that the model has learnt from."""
     remarks = []
-    spacing = turn_to(image.geometry, fingerprint.orientation).ordered(image.spacing_mm)
-    for axis, own in enumerate(spacing):
+    turn = turn_to(image.geometry, fingerprint.orientation)
+    sizes = zip(turn.ordered(image.spacing_mm), turn.ordered(image.shape), strict=True)
+    for axis, (own, count) in enumerate(sizes):
         seen = [case.spacing_mm[axis] for case in fingerprint.cases]
-        if not min(seen) / 1.5 <= own <= max(seen) * 1.5:
+        if _outside(own, seen):
             what = f"voxels of {own:g} mm along axis {axis}" if image.dims > 1 else f"frames every {own:g} s"
             remarks.append(f"{what}; the model has seen {min(seen):g} … {max(seen):g}.")
+        views = [case.spacing_mm[axis] * case.shape[axis] for case in fingerprint.cases]
+        # A picture, a signal or a bag has no place in a patient, and any size.
+        if image.geometry.known and image.dims > 1 and _outside(own * count, views):
+            what = f"a field of view of {own * count:.4g} mm along axis {axis}"
+            remarks.append(f"{what}; the model has seen {min(views):.4g} … {max(views):.4g}.")
     if image.channels == len(fingerprint.intensities):
         for channel, known in zip(image.array, fingerprint.intensities, strict=True):
             if known.modality != "ct":
@@ -667,6 +681,10 @@ def unfamiliar(image: Image, fingerprint: Fingerprint) -> list[str]:
                     f"intensities {low:g} … {high:g}; the model has seen {known.low:g} … {known.high:g}."
                 )
     return remarks
+
+
+def _outside(own: float, seen: Sequence[float]) -> bool:
+    return bool(seen) and not min(seen) / BEYOND <= own <= max(seen) * BEYOND
 
 
 # ------------------------------------------------------------------------------------------ probabilities
