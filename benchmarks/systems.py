@@ -15,6 +15,8 @@ from isocenter.methods import catalogue
 
 HERE = Path(__file__).parent
 MANY = 30
+CHIEF = ("times_faster", ", seconds", ", mean, dice, mean")
+"""How the names of figures end that are shown where there are many."""
 PAGE = HERE.parent / "docs" / "systems.md"
 HEAD = """# Systems and figures
 
@@ -46,7 +48,8 @@ def _methods(found: list[Mapping[str, Any]]) -> Iterator[str]:
 def _ours(result: Mapping[str, Any], key: str) -> Iterator[str]:
     figures = result["figures"].get("systems", {}).get(key, {})
     if figures:
-        yield f"{_lines(figures)} (`{_cell(result['command'])}`, {result['date'][:10]})"
+        told = f"`{_cell(result['command'])}`, {result['date'][:10]}, commit {_cell(result['commit'])}"
+        yield f"{_lines(figures)} ({told})"
 
 
 def _measurements(found: list[Mapping[str, Any]]) -> Iterator[str]:
@@ -55,15 +58,15 @@ def _measurements(found: list[Mapping[str, Any]]) -> Iterator[str]:
         yield "None recorded yet."
         return
     yield "Of a benchmark with many figures only the chief ones; the rest is in its file.\n"
-    yield "| benchmark | command | figures | machine | date |"
-    yield "|---|---|---|---|---|"
+    yield "| benchmark | command | figures | machine | date | commit |"
+    yield "|---|---|---|---|---|---|"
     for result in found:
         name, machine = result["benchmark"], result["machine"]
         shown = _chief(result["figures"])
         where = _cell(", ".join(_where(machine)))
         file = f"[{name}](../benchmarks/results/{name}.json)"
         command, day = _cell(result["command"]), result["date"][:10]
-        yield f"| {file} | `{command}` | {_lines(shown)} | {where} | {day} |"
+        yield f"| {file} | `{command}` | {_lines(shown)} | {where} | {day} | {_cell(result['commit'])} |"
 
 
 def _where(machine: Mapping[str, Any]) -> Iterator[str]:
@@ -77,11 +80,11 @@ def _where(machine: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _chief(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """All figures where they are few, else the ratios to a peer and those that stand by themselves."""
+    """All figures where they are few, else those that stand by themselves and those of chief interest."""
     every = {name: value for name, value in _flat(figures) if not isinstance(value, list)}
     if len(every) <= MANY:
         return every
-    return {name: value for name, value in every.items() if name in figures or name.endswith("times_faster")}
+    return {name: value for name, value in every.items() if name in figures or name.endswith(CHIEF)}
 
 
 def _flat(figures: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
