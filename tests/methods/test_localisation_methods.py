@@ -123,6 +123,7 @@ def steps(method: Method, cases: Mapping[str, Arrays], count: int, rate: float, 
     compute.place(method)
     compute.prepare_learning(method)
     method.modules.train()
+    method.gather(cases)
     stream = method.stream(cases, seed, 0)
     loss = 0.0
     with threads(1):
@@ -300,6 +301,16 @@ def test_what_is_remembered_survives_a_checkpoint() -> None:
     )
     batch = next(other.stream(ellipses(4, 0), 0, 5))
     assert torch.isfinite(batch["wanted"]).all()
+
+
+def test_where_to_start_is_known_before_the_first_step() -> None:
+    method: Any = planned("rl_organ", FLAT, **small(steps=(0.1,)))
+    cases = ellipses(4, 0)
+    method.gather(cases)
+    searches = method.searches(list(cases.values()), torch.device("cpu"))
+    for part in method.modules.values():
+        assert torch.equal(part.starts, method.remembered(searches))
+    assert (method.modules["network"].starts.diff(dim=1) != 0).any()  # a place, no corner
 
 
 def test_learning_is_the_same_twice() -> None:

@@ -210,15 +210,21 @@ class Search(Method):
         found = {**self.seen(searches, state), "rewards": rewards}
         return {name: value.numpy() for name, value in found.items()}
 
-    def stream(self, cases: Mapping[str, Arrays], seed: int, first: int) -> Iterator[Batch]:
-        """Act, remember, and draw what has been lived through, step after step."""
+    def gather(self, cases: Mapping[str, Arrays]) -> None:
+        """Keep where to start from, which answers also where no step is taken."""
+        network = cast(Searcher, self.modules["network"])
+        network.starts.copy_(self.remembered(self._of_training(cases)))
+        follow(self.modules["target"], network, 1.0)
+
+    def _of_training(self, cases: Mapping[str, Arrays]) -> Searches:
         searches = self.searches([cases[name] for name in cases], self.device)
         if not len(searches.known):
             raise BadDataset("no case that is learnt from says where a label lies.", cure="Check the truths.")
-        network = cast(Searcher, self.modules["network"])
-        if first == 0:
-            network.starts.copy_(self.remembered(searches))
-            follow(self.modules["target"], network, 1.0)
+        return searches
+
+    def stream(self, cases: Mapping[str, Arrays], seed: int, first: int) -> Iterator[Batch]:
+        """Act, remember, and draw what has been lived through, step after step."""
+        searches = self._of_training(cases)
         step, state, ages = first, None, None
         while True:
             rng = np.random.default_rng([seed, ACTING, step])
