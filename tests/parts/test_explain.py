@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from isocenter.parts.explain import maps
-from isocenter.parts.explain.randomisation import grouped, layers, likeness_of, randomised
+from isocenter.parts.explain.randomisation import grouped, layers, likeness_of, mean_likeness, randomised
 
 SPACES = [(32,), (16, 20), (8, 10, 12)]
 
@@ -130,4 +130,13 @@ def test_rank_correlation_is_spearmans() -> None:
     one = np.array([[0.1, 0.5], [0.3, 0.9]], np.float32)
     assert likeness_of(one, one**3)[0] == pytest.approx(1)
     assert likeness_of(one, -one) == pytest.approx((1, -1))
-    assert likeness_of(one, np.zeros_like(one)) == (0, 0)
+
+
+def test_a_map_that_is_constant_fails_and_a_random_network_s_tells_nothing() -> None:
+    network, nothing = a_network(), np.zeros((4, 4), np.float32)
+    some = np.arange(16, dtype=np.float32).reshape(4, 4)
+    assert likeness_of(nothing, some) == (1, 1)
+    assert all(np.isnan(likeness_of(some, nothing)))
+    assert mean_likeness([float("nan"), 0.25]) == 0.25
+    assert not randomised(network, lambda net: nothing).passed
+    assert not randomised(network, lambda net: some if net is network else nothing).passed

@@ -25,7 +25,14 @@ from isocenter.images.resample import resample
 from isocenter.methods.classes import Classifier
 from isocenter.methods.method import Arrays, Batch
 from isocenter.parts.explain import maps
-from isocenter.parts.explain.randomisation import HIGHEST, Likeness, Outcome, likeness_of, randomised
+from isocenter.parts.explain.randomisation import (
+    HIGHEST,
+    Likeness,
+    Outcome,
+    likeness_of,
+    mean_likeness,
+    randomised,
+)
 from isocenter.pipeline.answers import EXPLANATIONS, FAILED, KINDS, Kind
 from isocenter.pipeline.predict import Model
 from isocenter.pipeline.prepare import prepare_inputs
@@ -109,7 +116,7 @@ class Explainer:
                 target = int(self._probabilities(arrays).argmax())
                 pair = [each.of(kind, arrays, target)[0] for each in (self, stranger)]
                 ranks.append(likeness_of(*pair)[0])
-            found[kind] = float(np.mean(ranks))
+            found[kind] = mean_likeness(ranks)
         return found
 
     def passed(self, kind: Kind) -> bool:

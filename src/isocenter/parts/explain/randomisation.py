@@ -107,9 +107,19 @@ def grouped(names: Sequence[str], count: int) -> list[list[str]]:
     return [[names[0]], *([names[place] for place in part] for part in rest if len(part))]
 
 
-def likeness_of(first: Map, second: Map) -> tuple[float, float]:
-    """Spearman's correlation of two maps' absolute values and of their values; 0 where one is constant."""
-    return _correlation(np.abs(first), np.abs(second)), _correlation(first, second)
+def likeness_of(own: Map, other: Map) -> tuple[float, float]:
+    """Spearman's correlation of two maps' absolute values and of their values.
+
+    A map that is constant, as Grad-CAM's can be, points at nothing that another network would not point at:
+    1 where `own` is. Where only `other` is, nothing can be told: NaN.
+    """
+    return _correlation(np.abs(own), np.abs(other)), _correlation(own, other)
+
+
+def mean_likeness(found: Sequence[float]) -> float:
+    """The mean of those that tell something; 1, and so no pass, where none does."""
+    told = [likeness for likeness in found if np.isfinite(likeness)]
+    return float(np.mean(told)) if told else 1.0
 
 
 def _likeness(
@@ -123,9 +133,9 @@ def _likeness(
             for name in names:
                 _forget(other.get_submodule(name))
         found.append(likeness_of(own, explain(other)))
-    ranks, signed = np.mean(found, axis=0)
+    ranks, signed = (mean_likeness(each) for each in zip(*found, strict=True))
     title = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
-    return Likeness(title or "all", float(ranks), float(signed))
+    return Likeness(title or "all", ranks, signed)
 
 
 def _forget(module: nn.Module) -> None:
@@ -140,8 +150,10 @@ def _forget(module: nn.Module) -> None:
             nn.init.normal_(parameter, std=0.02)
 
 
-def _correlation(first: Map, second: Map) -> float:
-    one, two = (rankdata(values.ravel()) for values in (first, second))
+def _correlation(own: Map, other: Map) -> float:
+    one, two = (rankdata(values.ravel()) for values in (own, other))
     one, two = one - one.mean(), two - two.mean()
+    if not (one**2).sum() > 0:
+        return 1.0
     spread = float(np.sqrt((one**2).sum() * (two**2).sum()))
-    return float((one * two).sum() / spread) if spread > 0 and np.isfinite(spread) else 0.0
+    return float((one * two).sum() / spread) if spread > 0 else float("nan")
