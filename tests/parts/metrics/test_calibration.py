@@ -96,5 +96,12 @@ def test_the_temperature_by_which_scores_were_heated_is_found_again(exclusive):
     assert calibration.best_temperature(3 * scores, truth, exclusive=exclusive) == pytest.approx(3, rel=0.08)
 
 
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_few_cases_that_are_all_told_apart_leave_the_temperature_near_one(exclusive: bool) -> None:
+    truth = np.eye(2)[[0, 1, 0, 1]]
+    assert 0.5 < calibration.best_temperature(4 * truth - 2, truth, exclusive=exclusive) < 1
+    assert 1 < calibration.best_temperature(2 - 4 * truth, truth, exclusive=exclusive) < 6
+
+
 def test_nothing_known_leaves_scores_as_they_are():
     assert calibration.best_temperature([[2.0]], [[np.nan]], exclusive=False) == 1.0

@@ -117,15 +117,17 @@ def _checked(probabilities: ArrayLike, truth: ArrayLike) -> tuple[FloatArray, ND
 
 COOLEST, HOTTEST = 0.05, 20.0
 """Temperatures beyond these would say that scores mean nothing at all."""
+DOUBT = 0.5
+"""Standard deviation of log T before any case is seen: scores are taken as they are, unless cases say
+otherwise. Without it a few cases that are all told apart would drive probabilities to 0 and 1."""
 
 
 def best_temperature(
     scores: ArrayLike, truth: ArrayLike, *, exclusive: bool, offset: ArrayLike = 0.0
 ) -> float:
-    """The temperature T > 0 by which scores are divided so that the truth becomes likeliest.
+    """The temperature T > 0 by which scores are divided: the likeliest one, if log T ~ N(0, DOUBT²).
 
-    The likelihood is concave in 1/T, so that a golden-section search finds its only maximum. Without a known
-    case, T is 1.
+    Few cases leave T near 1, many decide alone. Without a known case, T is 1.
 
     Args:
         scores: (cases, classes), before softmax or the logistic function.
@@ -140,17 +142,18 @@ def best_temperature(
     if not np.isfinite(true).any():
         return 1.0
 
-    def loss(inverse: float) -> float:
-        cooled = values * inverse + added
+    def loss(log_inverse: float) -> float:
+        cooled = values * np.exp(log_inverse) + added
+        doubt = (log_inverse / DOUBT) ** 2 / 2
         if exclusive:
             top = cooled.max(axis=1)
             whole = top + np.log(np.exp(cooled - top[:, None]).sum(axis=1))
-            return float(np.mean(whole - (cooled * (true == 1)).sum(axis=1)))
-        return float(np.nanmean(np.logaddexp(0, cooled) - cooled * true))
+            return float(doubt + np.sum(whole - (cooled * (true == 1)).sum(axis=1)))
+        return float(doubt + np.nansum(np.logaddexp(0, cooled) - cooled * true))
 
     from scipy.optimize import minimize_scalar
 
     found = minimize_scalar(
-        loss, bounds=(1 / HOTTEST, 1 / COOLEST), method="bounded", options={"xatol": 1e-6}
+        loss, bounds=(-np.log(HOTTEST), -np.log(COOLEST)), method="bounded", options={"xatol": 1e-6}
     )
-    return float(1 / found.x)
+    return float(np.exp(-found.x))
