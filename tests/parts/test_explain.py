@@ -138,5 +138,10 @@ def test_a_map_that_is_constant_fails_and_a_random_network_s_tells_nothing() -> 
     assert likeness_of(nothing, some) == (1, 1)
     assert all(np.isnan(likeness_of(some, nothing)))
     assert mean_likeness([float("nan"), 0.25]) == 0.25
-    assert not randomised(network, lambda net: nothing).passed
-    assert not randomised(network, lambda net: some if net is network else nothing).passed
+    empty = randomised(network, lambda net: nothing if net is network else some)
+    assert empty.constant
+    assert not empty.passed
+    alone = randomised(network, lambda net: some if net is network else nothing)
+    assert not alone.constant
+    assert not alone.cascading[-1].compared
+    assert not alone.passed

@@ -120,8 +120,12 @@ class Explainer:
         return found
 
     def passed(self, kind: Kind) -> bool:
-        """Whether a kind of map has passed on most of the images it was tested on."""
-        ranks = [outcome.cascading[-1].ranks for outcome in self.outcomes.get(kind, ())]
+        """Whether a kind of map says something of every image it was tested on, and changes with the network
+        on the mean of them."""
+        outcomes = self.outcomes.get(kind, ())
+        if not outcomes or any(outcome.constant for outcome in outcomes):
+            return False
+        ranks = _ranks(outcomes)
         return bool(ranks) and float(np.mean(ranks)) <= HIGHEST
 
     def explain(self, image: Image, label: str | None = None) -> list[Explanation]:
@@ -161,6 +165,7 @@ class Explainer:
             "passed": self.passed(kind),
             "highest": HIGHEST,
             "images": len(outcomes),
+            "constant": sum(outcome.constant for outcome in outcomes),
             "cascading": _rows([outcome.cascading for outcome in outcomes]),
             "independent": _rows([outcome.independent for outcome in outcomes]),
         }
@@ -244,13 +249,34 @@ def paths(explainer: Explainer, path: Path) -> list[Path]:
 def told(explainer: Explainer) -> Iterator[str]:
     """A sentence for each kind of map that failed its test."""
     for kind in explainer.kinds:
-        if explainer.outcomes.get(kind) and not explainer.passed(kind):
-            ranks = np.mean([outcome.cascading[-1].ranks for outcome in explainer.outcomes.get(kind, ())])
+        outcomes = explainer.outcomes.get(kind, ())
+        if outcomes and not explainer.passed(kind):
             yield (
-                f"{kind} fails the randomisation test on this model: with random weights its map correlates "
-                f"{ranks:.2f} with the learnt one, above {HIGHEST:g}. It shows the image rather than what "
-                "was learnt, and its files are marked FAILED."
+                f"{kind} fails the randomisation test on this model: {_why(outcomes)} "
+                "Its files are marked FAILED."
             )
+
+
+def _why(outcomes: Sequence[Outcome]) -> str:
+    """Why a kind of map failed."""
+    constant = sum(outcome.constant for outcome in outcomes)
+    if constant:
+        return (
+            f"its map is the same everywhere for {constant} of {len(outcomes)} images, and so says nothing."
+        )
+    ranks = _ranks(outcomes)
+    if not ranks:
+        return "with random weights its map is the same everywhere, so that there is nothing to compare with."
+    return (
+        f"with random weights its map correlates {np.mean(ranks):.2f} with the learnt one, above "
+        f"{HIGHEST:g}. It shows the image rather than what was learnt."
+    )
+
+
+def _ranks(outcomes: Sequence[Outcome]) -> list[float]:
+    """How like the maps of wholly random networks are, image by image, where there was anything to compare."""
+    last = [outcome.cascading[-1] for outcome in outcomes]
+    return [one.ranks for one in last if one.compared]
 
 
 def _rows(tests: Sequence[Sequence[Likeness]]) -> list[JsonValue]:

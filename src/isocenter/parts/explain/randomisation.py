@@ -38,11 +38,13 @@ class Likeness:
         layers: The first and last layer made random, in the network's order.
         ranks: Spearman's correlation of the absolute values, mean over draws.
         signed: The same of the values as they are.
+        compared: Some random network's map was not constant; else there is nothing to be like.
     """
 
     layers: str
     ranks: float
     signed: float
+    compared: bool = True
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,18 @@ class Outcome:
     Attributes:
         cascading: One row for each step, from the scores to the image; the last has no learnt weight left.
         independent: One row for each group of layers made random by itself.
+        constant: The learnt network's map has one value everywhere: it says nothing, and cannot pass.
     """
 
     cascading: tuple[Likeness, ...]
     independent: tuple[Likeness, ...] = ()
+    constant: bool = False
 
     @property
     def passed(self) -> bool:
-        """Whether the map changes with the network."""
-        return self.cascading[-1].ranks <= HIGHEST
+        """Whether the map says something, and changes with the network."""
+        last = self.cascading[-1]
+        return not self.constant and last.compared and last.ranks <= HIGHEST
 
 
 def randomised(
@@ -87,7 +92,7 @@ def randomised(
     sofar = [[name for group in groups[: step + 1] for name in group] for step in range(len(groups))]
     cascading = [_likeness(network, explain, own, names, seed, draws) for names in sofar]
     alone = [_likeness(network, explain, own, group, seed, draws) for group in groups] if independent else []
-    return Outcome(tuple(cascading), tuple(alone))
+    return Outcome(tuple(cascading), tuple(alone), constant=is_constant(own))
 
 
 def layers(network: nn.Module) -> list[str]:
@@ -105,6 +110,11 @@ def grouped(names: Sequence[str], count: int) -> list[list[str]]:
         return [list(names)]
     rest = np.array_split(np.arange(1, len(names)), max(1, min(count - 1, len(names) - 1)))
     return [[names[0]], *([names[place] for place in part] for part in rest if len(part))]
+
+
+def is_constant(map_: Map) -> bool:
+    """Whether a map has one value everywhere, as Grad-CAM's where nothing speaks for the class."""
+    return bool(map_.min() == map_.max())
 
 
 def likeness_of(own: Map, other: Map) -> tuple[float, float]:
@@ -135,7 +145,8 @@ def _likeness(
         found.append(likeness_of(own, explain(other)))
     ranks, signed = (mean_likeness(each) for each in zip(*found, strict=True))
     title = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
-    return Likeness(title or "all", ranks, signed)
+    compared = any(np.isfinite(told) for told, _ in found)
+    return Likeness(title or "all", ranks, signed, compared)
 
 
 def _forget(module: nn.Module) -> None:
