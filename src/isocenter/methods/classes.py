@@ -279,8 +279,8 @@ class Classifier(Method):
         return np.asarray(np.log(share / (1 - share)))
 
     def tune(self, trials: Callable[[], Iterator[Trial]]) -> dict[str, JsonValue]:
-        """One temperature under which the cases' classes are likeliest; and for classes that do not exclude
-        each other, from which probability on each is said to be there.
+        """One temperature under which the cases' classes are likeliest, near 1 where few cases speak; and for
+        classes that do not exclude each other, from which probability on each is said to be there.
 
         Source: Guo et al., "On calibration of modern neural networks", ICML 2017.
         """

@@ -274,7 +274,7 @@ def _why(outcomes: Sequence[Outcome]) -> str:
 
 
 def _ranks(outcomes: Sequence[Outcome]) -> list[float]:
-    """How like the maps of wholly random networks are, image by image, where there was anything to compare."""
+    """How like a wholly random network's map is, for each image where there was one to compare."""
     last = [outcome.cascading[-1] for outcome in outcomes]
     return [one.ranks for one in last if one.compared]
 

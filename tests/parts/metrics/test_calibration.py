@@ -103,5 +103,18 @@ def test_few_cases_that_are_all_told_apart_leave_the_temperature_near_one(exclus
     assert 1 < calibration.best_temperature(2 - 4 * truth, truth, exclusive=exclusive) < 6
 
 
+@pytest.mark.parametrize("exclusive", [True, False])
+@pytest.mark.parametrize("temperature", [0.25, 0.5, 2.0, 5.0])
+def test_two_thousand_cases_decide_alone(exclusive: bool, temperature: float) -> None:
+    rng = np.random.default_rng(0)
+    scores = 3 * rng.normal(size=(2000, 4))
+    if exclusive:
+        truth = np.eye(4)[(scores + rng.gumbel(size=scores.shape)).argmax(axis=1)]
+    else:
+        truth = (rng.random(scores.shape) < 1 / (1 + np.exp(-scores))).astype(float)
+    found = calibration.best_temperature(temperature * scores, truth, exclusive=exclusive)
+    assert found == pytest.approx(temperature, rel=0.05)
+
+
 def test_nothing_known_leaves_scores_as_they_are():
     assert calibration.best_temperature([[2.0]], [[np.nan]], exclusive=False) == 1.0

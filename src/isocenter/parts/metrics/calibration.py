@@ -119,7 +119,8 @@ COOLEST, HOTTEST = 0.05, 20.0
 """Temperatures beyond these would say that scores mean nothing at all."""
 DOUBT = 0.5
 """Standard deviation of log T before any case is seen: scores are taken as they are, unless cases say
-otherwise. Without it a few cases that are all told apart would drive probabilities to 0 and 1."""
+otherwise. Without it a few cases that are all told apart would drive probabilities to 0 and 1. So wide
+that two in three temperatures lie between .6 and 1.65; 2,000 cases overrule it to some 2 %. Our choice."""
 
 
 def best_temperature(
