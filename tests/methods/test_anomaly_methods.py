@@ -177,6 +177,32 @@ def test_the_encoder_learns_from_a_frozen_game(built: object) -> None:
     assert all(p.grad is None for p in method.modules["generator"].parameters())
 
 
+def test_the_score_is_the_papers_where_all_voxels_count_and_by_default_that_of_the_most_unlike(
+    built: object,
+) -> None:
+    method: Method = built("anomaly/anogan", 2)  # type: ignore[operator]
+    assert isinstance(method, Anogan)
+    view = method.example(np.random.default_rng(0))["image"]
+    usual = method.modules["usual"]
+    assert isinstance(usual, UsualError)
+    usual.learn(torch.zeros_like(view)[None], view[None] / 2)
+    method.modules.eval()
+
+    def score() -> float:
+        with torch.no_grad():
+            return float(
+                method.respond({"image": view.numpy(), "view": view.numpy()}, method.forward)["score"]
+            )
+
+    with torch.no_grad():
+        given = method.forward({"image": view[None]})
+    error = (given["made"][0] - view).abs().mean(dim=0).numpy()
+    apart = float((given["features"] - given["true"]).abs().mean())
+    assert score() == pytest.approx(0.9 * highest(usual.beyond(error), 0.02) + 0.1 * apart, rel=1e-4)
+    method.settings = method.settings.changed(relative=False, top=1.0)
+    assert score() == pytest.approx(0.9 * float(error.mean()) + 0.1 * apart, rel=1e-4)
+
+
 def test_the_search_comes_nearer_to_the_image(data: Path, tmp_path: Path) -> None:
     run = _trained("anomaly/anogan", data, tmp_path / "run", "settings.search=latent", "settings.steps=1")
     plan = Plan.load(run / "plan.json")
