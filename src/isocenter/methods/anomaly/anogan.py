@@ -10,13 +10,11 @@
    at each place of healthy images (`relative`; the search knows no usual error).
 4. The score is A = (1 − λ) R + λ D, where R is the mean of the map's highest share (`top`, 2 %).
 
-The score departs from the papers, and has a reason that was measured. Schlegl 2017 has R = mean |x − G(z)|,
-which `settings.relative=false settings.top=1` gives; f-AnoGAN has mean squares, ‖x − G(E(x))‖² / n +
-κ ‖f(x) − f(G(E(x)))‖² / n_f. On 300 generated heads whose lesions are small, the three networks of the
-benchmark `anomaly_heads_3m_ae_anogan` had a mean ROC AUC of 0.68 by the score above, 0.51 by that of 2017 and
-0.46 by that of f-AnoGAN; lesions are some 2 % of the voxels over which those average. D alone had 0.46.
-R and D are not brought to one unit: R is in standard deviations (about 2.4 in healthy heads), D in the units
-of the features (about 0.6), so that with λ = 0.1 it is R that decides.
+The score departs from the papers: lesions may be some 2 % of the voxels, over which a mean of all would hide
+them. Schlegl 2017 has R = mean |x − G(z)|, which `settings.relative=false settings.top=1` gives, so that
+`benchmarks/anomaly.py --set` compares the two; f-AnoGAN has mean squares, ‖x − G(E(x))‖² / n +
+κ ‖f(x) − f(G(E(x)))‖² / n_f. R and D are not brought to one unit: R is in standard deviations, D in the units
+of the features, so that λ weighs them by no common measure.
 """
 
 from __future__ import annotations
