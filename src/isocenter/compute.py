@@ -159,7 +159,11 @@ class Compute:
     # ------------------------------------------------------------------------------------------- placing
 
     def place(self, method: Method) -> None:
-        """Move a method's modules to the device, in the memory layout that its convolutions like."""
+        """Move a method's modules to the device, in the memory layout that its convolutions like.
+
+        A method without any is told the device.
+        """
+        method.given_device = self.device
         method.modules.to(self.device)
         if self.training.channels_last:
             for parameter in method.modules.parameters():

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 import isocenter
 from isocenter import methods
+from isocenter.compute import Compute
 from isocenter.errors import BadDataset, BadModel
 from isocenter.methods.method import Arrays, Method
 from isocenter.methods.segmentation.atlas_segmentation import AtlasSegmentation
+from isocenter.parts.fields import affine_search, deformable_search
 from isocenter.parts.rules import atlases as rules
 from isocenter.records import Fingerprint, Plan, Scores
 
@@ -152,3 +157,26 @@ def test_fewer_atlases_are_registered_to_larger_images(run: Path) -> None:
     assert kept == few
     assert "MB" in why
     assert rules.library(small, many)[0] == rules.CHOICE * many
+
+
+def test_atlases_are_registered_on_the_device_that_was_given(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[torch.device] = []
+
+    def spied(search: Callable[..., Any]) -> Callable[..., Any]:
+        def on_the_processor(*images: Any, device: torch.device, **terms: Any) -> Any:
+            asked.append(device)
+            return search(*images, **terms)
+
+        return on_the_processor
+
+    for module, name in ((affine_search, "register_affine"), (deformable_search, "register_deformable")):
+        monkeypatch.setattr(module, name, spied(getattr(module, name)))
+    method = _method(run, atlases=1, iterations=1)
+    image, labels = _body(np.zeros(3), 1.0)
+    case = {"image": image[None], "label": labels, "grid": np.eye(4)}
+    method.gather({"a": case})
+    Compute(torch.device("meta"), method.stage.training).place(method)
+    method.respond(case, lambda batch: {})
+    assert asked == 3 * [torch.device("meta")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ import torch
 
 import isocenter
 from isocenter import methods
+from isocenter.compute import Compute
 from isocenter.errors import BadPlan
 from isocenter.images.formats import transforms
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
 from isocenter.methods import pairs
 from isocenter.methods.method import Method, Request
-from isocenter.parts.fields import pull
+from isocenter.parts.fields import affine_search, deformable_search, pull
 from isocenter.parts.rules.registration import coarsening, halvings, rounded_up
 from isocenter.pipeline.batches import Batches, collate
 from isocenter.pipeline.prepare import Prepared, prepare_inputs
@@ -362,3 +364,25 @@ def test_pairs_are_compared_with_the_fields_of_any_program(
     assert len(found.cases) == 2
     assert all("__to__" in case for case in found.cases)
     assert found.cases[0] in (tmp_path / "out" / "comparison.html").read_text()
+
+
+@pytest.mark.parametrize("key", ["registration/affine", "registration/deformable"])
+def test_searches_compute_on_the_device_that_they_were_given(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[torch.device] = []
+
+    def spied(search: Callable[..., Any]) -> Callable[..., Any]:
+        def on_the_processor(*images: Any, device: torch.device, **terms: Any) -> Any:
+            asked.append(device)
+            return search(*images, **terms)
+
+        return on_the_processor
+
+    for module, name in ((affine_search, "register_affine"), (deformable_search, "register_deformable")):
+        monkeypatch.setattr(module, name, spied(getattr(module, name)))
+    method = _built(key, dims=2, iterations=1)
+    Compute(torch.device("meta"), method.stage.training).place(method)
+    _answered(method, _volume(_blob(0, 2)), _volume(_blob(2, 2)))
+    assert asked
+    assert set(asked) == {torch.device("meta")}

@@ -78,6 +78,7 @@ class Method:
         modules: The networks, by the names that `turns` uses.
         tuned: What `tune` decided, once it has.
         progress: The share of the budget that is spent, 0 … 1, as each step of learning begins.
+        given_device: Where it computes, as `Compute.place` says; the CPU until then.
     """
 
     Settings: ClassVar[type[Record]] = NoSettings
@@ -98,11 +99,12 @@ class Method:
         self.modules = nn.ModuleDict(self.build())
         self.tuned: dict[str, JsonValue] = {}
         self.progress = 0.0
+        self.given_device = torch.device("cpu")
 
     @property
     def device(self) -> torch.device:
-        """Where the networks live; the CPU for a method without any."""
-        return next((p.device for p in self.modules.parameters()), torch.device("cpu"))
+        """Where the networks live; for a method without any the device that it was given."""
+        return next((p.device for p in self.modules.parameters()), self.given_device)
 
     @property
     def channels(self) -> int:

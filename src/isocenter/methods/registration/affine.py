@@ -60,6 +60,7 @@ class Affine(Searched):
             levels=self.settings.levels,
             rotations=self.settings.rotations,
             iterations=self.settings.iterations,
+            device=self.device,
         )
         return {"matrix": found.matrix}
 

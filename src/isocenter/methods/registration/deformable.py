@@ -77,11 +77,12 @@ class Deformable(Searched):
             fixed,
             moving,
             terms,
-            matrix=register_affine(fixed, moving, settings.affine).matrix,
+            matrix=register_affine(fixed, moving, settings.affine, device=self.device).matrix,
             smoothness=settings.smoothness,
             levels=settings.levels,
             iterations=settings.iterations,
             window=settings.window,
+            device=self.device,
         )
         return {"displacement": found.displacement_mm, "grid": fixed.geometry.affine}
 

@@ -183,6 +183,7 @@ class AtlasSegmentation(Method):
                 matrix=matrix,
                 smoothness=self.settings.smoothness,
                 iterations=self.settings.iterations,
+                device=self.device,
             ).displacement_mm
             votes.append(pull_labels(atlas.labels, atlas.image.geometry, field, target.geometry))
             images.append(pull_image(atlas.image.array, atlas.image.geometry, field, target.geometry))
@@ -200,14 +201,22 @@ class AtlasSegmentation(Method):
         if not self.atlases:
             raise BadModel("this model holds no atlas.", cure="Train it again.")
         criterion, sizes = self.settings.criterion, level_sizes(target.geometry)
-        coarse = [register_affine(target, a.image, criterion, levels=sizes[:1]) for a in self.atlases]
+        coarse = [
+            register_affine(target, a.image, criterion, levels=sizes[:1], device=self.device)
+            for a in self.atlases
+        ]
         best = np.argsort([found.after for found in coarse], kind="stable")[: self.settings.atlases]
         finer = sizes[1:] or sizes
         return [
             (
                 self.atlases[place],
                 register_affine(
-                    target, self.atlases[place].image, criterion, levels=finer, start=coarse[place].matrix
+                    target,
+                    self.atlases[place].image,
+                    criterion,
+                    levels=finer,
+                    start=coarse[place].matrix,
+                    device=self.device,
                 ).matrix,
             )
             for place in best
