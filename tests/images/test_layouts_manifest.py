@@ -146,3 +146,43 @@ def test_an_empty_patient_is_refused_rather_than_guessed(root: Path) -> None:
     write(root, "image,label,patient\na.nii.gz,a_label.nii.gz,\n")
     with pytest.raises(BadDataset, match="'patient' is empty in row 2"):
         open_dataset(root)
+
+
+PAIRS = "id,fixed,moving,fixed_label,moving_label,landmarks,patient\n"
+
+
+def test_rows_that_name_a_fixed_and_a_moving_image_are_pairs_to_be_registered(root: Path) -> None:
+    write(root, PAIRS + "one,a.nii.gz,b.nii.gz,a_label.nii.gz,b_label.nii.gz,marks.csv,p1\n")
+    dataset = open_dataset(root)
+    (case,) = dataset.cases
+    assert (dataset.task, case.id, case.patient) == ("registration", "one", "p1")
+    assert case.inputs == {"fixed": ("a.nii.gz",), "moving": ("b.nii.gz",)}
+    assert case.truth == {
+        "fixed_label": "a_label.nii.gz",
+        "moving_label": "b_label.nii.gz",
+        "landmarks": "marks.csv",
+    }
+    assert [label.name for label in dataset.labels] == ["foreground"]
+    assert dataset.channels == (Channel(name="image"),)
+
+
+def test_pairs_need_no_truth_and_no_id(root: Path) -> None:
+    write(root, "fixed,moving,fixed_label\na.nii.gz,b.nii.gz,\nb.nii.gz,a.nii.gz,\n", name="pairs.csv")
+    dataset = open_dataset(root, "registration")
+    assert [case.id for case in dataset.cases] == ["b__to__a", "a__to__b"]
+    assert [case.truth for case in dataset.cases] == [{}, {}]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("id,fixed\none,a.nii.gz\n", "no column 'moving'"),
+        ("id,fixed,moving\none,a.nii.gz,\n", "'moving' is empty in row 2"),
+        ("id,fixed,moving\none,a.nii.gz,../b.nii.gz\n", "outside"),
+        ("id,fixed,moving,moving_label\none,a.nii.gz,b.nii.gz,../b.nii.gz\n", "outside"),
+    ],
+)
+def test_pairs_that_are_not_whole_or_leave_the_folder_are_refused(root: Path, text: str, told: str) -> None:
+    write(root, text)
+    with pytest.raises(BadDataset, match=told):
+        open_dataset(root, "registration")

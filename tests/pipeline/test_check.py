@@ -402,3 +402,19 @@ def test_other_libraries_warnings_are_passed_on(dataset: Dataset, monkeypatch: p
     monkeypatch.setattr(survey, "read_image", noisy)
     with pytest.warns(DeprecationWarning, match="something else"):
         check.check(dataset)
+
+
+@pytest.mark.parametrize("absent", ["moving.nii", "fixed_label.nii", "marks.csv"])
+def test_a_file_that_a_pair_of_a_manifest_lacks_is_an_error(absent: str, tmp_path: Path) -> None:
+    for place, name in enumerate(("fixed", "moving")):
+        save(tmp_path / f"{name}.nii", image(place))
+        save(tmp_path / f"{name}_label.nii", mask(1, 2))
+    (tmp_path / "marks.csv").write_text("fixed_x,fixed_y,fixed_z,moving_x,moving_y,moving_z\n1,2,3,1,2,3\n")
+    (tmp_path / "manifest.csv").write_text(
+        "fixed,moving,fixed_label,moving_label,landmarks\n"
+        "fixed.nii,moving.nii,fixed_label.nii,moving_label.nii,marks.csv\n"
+    )
+    assert not [finding for finding in check.inspect(tmp_path)[1] if finding.level == "error"]
+    (tmp_path / absent).unlink()
+    found = [finding for finding in check.inspect(tmp_path)[1] if finding.level == "error"]
+    assert [Path(finding.where).name for finding in found] == [absent]

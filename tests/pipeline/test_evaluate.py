@@ -361,3 +361,24 @@ def test_pairs_of_single_images_are_asked_about_by_their_answers_names(tmp_path:
     assert [case.case for case in scores.cases] == ["a__to__b"]
     assert scores.cases[0].values["cube"]["dice"] == 1
     assert scores.cases[0].values["deformation"]["folding"] == 0
+
+
+def test_pairs_of_a_manifest_are_judged_by_its_folder(tmp_path: Path) -> None:
+    from isocenter.images.formats.transforms import write_field
+
+    data, grid = tmp_path / "data", Geometry.plain((8, 8, 8))
+    label = np.zeros((1, 8, 8, 8), np.uint8)
+    label[:, 2:5, 2:5, 2:5] = 1
+    for seed, role in enumerate(("fixed", "moving")):
+        noise = np.random.default_rng(seed).normal(size=label.shape).astype(np.float32)
+        images.write(noise, data / f"{role}.nii.gz", grid)
+        images.write(label, data / f"{role}_label.nii.gz", grid)
+    (data / "manifest.csv").write_text(
+        "id,fixed,moving,fixed_label,moving_label\n"
+        "one,fixed.nii.gz,moving.nii.gz,fixed_label.nii.gz,moving_label.nii.gz\n"
+    )
+    still = np.zeros((3, 8, 8, 8), np.float32)
+    write_field(tmp_path / "answers" / "one.nii.gz", still, images.read_geometry(data / "fixed.nii.gz"))
+    scores = evaluate(tmp_path / "answers", data, task="registration")
+    assert [case.case for case in scores.cases] == ["one"]
+    assert scores.cases[0].values["foreground"]["dice"] == 1

@@ -269,7 +269,11 @@ def _is_dataset(truths: Path, task: str | None) -> bool:
     markers = ("dataset.json", "dataset_description.json", "isocenter.json")
     if truths.is_file() or any((truths / marker).is_file() for marker in markers):
         return True
-    return task is not None and not tasks.load(task).pictured and layouts.recognises(truths, task)
+    if task is None:
+        return False
+    judge = tasks.load(task)
+    told_by_one_file = judge.pictured and len(judge.inputs) == 1  # several images make no truth by name alone
+    return not told_by_one_file and layouts.recognises(truths, task)
 
 
 def _opened(truths: Path, task: str | None) -> Dataset | None:

@@ -19,6 +19,8 @@ from isocenter.images.formats import transforms
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
 from isocenter.images.layouts import IMAGE, TRUTH, read_image, read_truth
+from isocenter.images.layouts.draft import FIXED, MOVING
+from isocenter.images.layouts.manifest import LANDMARKS
 from isocenter.images.placement import Placement
 from isocenter.parts.fields import pull
 from isocenter.parts.metrics import segmentation
@@ -29,8 +31,6 @@ from isocenter.tasks.label_files import measure_labels, place_labels
 from isocenter.tasks.single import SingleImage
 from isocenter.tasks.task import Facts, Measure, Measured, Picture, Summary, Task, Values
 
-FIXED, MOVING = "fixed", "moving"
-LANDMARKS = "landmarks"
 DEFORMATION = "deformation"
 """The pseudo-label under which measures of the field itself are kept."""
 

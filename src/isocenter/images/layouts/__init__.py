@@ -32,7 +32,7 @@ from isocenter.images.layouts import (
     tables,
 )
 from isocenter.images.layouts.declaration import Declaration
-from isocenter.images.layouts.draft import IMAGE, TRUTH, Draft, channel
+from isocenter.images.layouts.draft import IMAGE, TRUTH, Draft, channel, label_files
 from isocenter.images.layouts.labels import inferred, renumbered
 from isocenter.images.layouts.listing import unreadable
 from isocenter.images.layouts.plain import TARGET
@@ -107,7 +107,7 @@ def open_dataset(path: str | Path, task: str | None = None) -> Dataset:
     asked = said.task or draft.task or "segmentation"
     if labels is None and asked == "counting":  # whatever marks them, all are counted together
         labels = (Label(name="object", values=(1,)),)
-    elif labels is None and any(TRUTH in case.truth for case in draft.cases):
+    elif labels is None and any(label_files(case) for case in draft.cases):
         labels, objects = inferred(draft, numbered=asked in NUMBERED)
     return Dataset(
         name=draft.name,
@@ -262,7 +262,7 @@ def _draft(root: Path, said: Declaration, file: Path | None) -> Draft:
         "no known layout of a dataset.",
         where=root,
         cure="Known are nnU-Net and MSD (dataset.json), BIDS with derivatives, a CSV manifest with columns "
-        "image and label, images/ beside labels/, a folder for each case or for each class, a MedMNIST "
+        "image and label or fixed and moving, images/ beside labels/, a folder for each case or for each class, a MedMNIST "
         "archive, images/ beside a table of boxes, slices or points, images/ beside targets/, and a table of "
         "bags or slides.",
     )
@@ -270,7 +270,7 @@ def _draft(root: Path, said: Declaration, file: Path | None) -> Draft:
 
 def _as_files_say(draft: Draft, known: tuple[Channel, ...]) -> tuple[Channel, ...]:
     """Channels whose names tell no modality get that of the first case's file, if it is DICOM."""
-    files = draft.cases[0].inputs.get(IMAGE, ())
+    files = next(iter(draft.cases[0].inputs.values()), ())
     if len(files) != len(known):
         return known
     return tuple(
@@ -288,7 +288,7 @@ def _as_file_says(file: Path, own: Channel) -> Channel:
 
 def _channels(draft: Draft) -> tuple[Channel, ...]:
     """Channels that nothing names, counted in the first case; three in one picture are its colours."""
-    files = draft.cases[0].inputs[IMAGE]
+    files = next(iter(draft.cases[0].inputs.values()))
     if len(files) > 1:
         return tuple(channel(f"channel_{place}") for place in range(len(files)))
     count = images.read(str(draft.root / str(files[0]))).channels

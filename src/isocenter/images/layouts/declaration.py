@@ -16,7 +16,7 @@ from typing import Any, Self
 from pydantic import field_validator, model_validator
 
 from isocenter.errors import BadDataset, BadPlan
-from isocenter.images.layouts.draft import TRUTH, Draft, channels
+from isocenter.images.layouts.draft import Draft, channels, label_files
 from isocenter.images.layouts.labels import declared, painted
 from isocenter.records import Case, Label, Record
 
@@ -90,7 +90,7 @@ def applied(draft: Draft, said: Declaration) -> Draft:
     if said.objects is not None:
         changes |= {"labels": (Label(name=said.objects, values=(1,)),), "paint": (), "ignore": None}
         changes["objects"] = True
-    if said.labels is not None and any(TRUTH in case.truth for case in draft.cases):  # values in label files
+    if said.labels is not None and any(label_files(case) for case in draft.cases):  # values in label files
         labels, ignore = declared(said.labels, where)
         changes |= {"labels": labels, "ignore": ignore}
         changes["paint"] = painted(labels, said.regions_class_order, where)

@@ -15,6 +15,9 @@ IMAGE = "image"
 TRUTH = "label"
 """The key of a case's truth that names its label file."""
 
+FIXED, MOVING = "fixed", "moving"
+"""The roles of the two images of a pair."""
+
 FEATURES = "features"
 """The modality of rows of numbers that make no picture."""
 
@@ -101,6 +104,12 @@ def case(  # one keyword for each fact a layout may know
             "truth": {} if truth is None else {TRUTH: truth},
         }
     )
+
+
+def label_files(case: Case) -> list[str]:
+    """The label files that a case names: its image's, or those of both images of a pair."""
+    keys = (TRUTH, *(f"{role}_{TRUTH}" for role in (FIXED, MOVING)))
+    return [str(case.truth[key]) for key in keys if key in case.truth]
 
 
 _SPLITS = {

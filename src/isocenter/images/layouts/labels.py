@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from isocenter import images
 from isocenter.errors import BadDataset, IsocenterWarning, UnreadableFile
 from isocenter.images.image import Image
-from isocenter.images.layouts.draft import TRUTH, Draft
+from isocenter.images.layouts.draft import Draft, label_files
 from isocenter.images.layouts.listing import some
 from isocenter.records import Label
 
@@ -156,7 +156,7 @@ def _may_number_objects(found: Sequence[set[int]]) -> bool:
 
 
 def _values(draft: Draft) -> list[set[int]]:
-    files = [str(case.truth[TRUTH]) for case in draft.cases if TRUTH in case.truth]
+    files = [file for case in draft.cases for file in label_files(case)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(lambda file: _present(draft.root / file), files))
     broken = [fault for fault in found if isinstance(fault, UnreadableFile)]

@@ -7,6 +7,8 @@
 | `label`, `class`, `diagnosis`, `findings` | words, joined by `\\|` where a case has several: its classes |
 | a column for each class | 1, 0, or nothing where it is not known |
 | `target` | the image that is wanted, where the truth is another image |
+| `fixed`, `moving` | in place of `image`: the two images of a pair, to be registered |
+| `fixed_label`, `moving_label`, `landmarks` | optional, beside these: label files, a table of landmarks |
 | `id` (also `case`) | optional; otherwise the image's name |
 | `patient` (also `subject`, `patient_id`) | optional; otherwise every case is a patient of its own |
 | `group` (else `site`, `scanner`, `centre`) | optional, for scores by group |
@@ -26,7 +28,7 @@ from isocenter.errors import BadDataset, suggestion
 from isocenter.images.formats.delimited import decoded, table
 from isocenter.images.layouts import classes
 from isocenter.images.layouts.declaration import Declaration
-from isocenter.images.layouts.draft import TRUTH, Draft, case, channels
+from isocenter.images.layouts.draft import FIXED, MOVING, TRUTH, Draft, case, channels
 from isocenter.images.layouts.listing import confined, entries, folders, names_of, some, sources
 from isocenter.images.layouts.plain import ASKED_TARGETS, TARGET
 from isocenter.images.sources import stem, suffix
@@ -43,6 +45,10 @@ FILES = ("image", "file", "filename", "file_name", "image_file", "image_path", "
 """What the column with the image may be called."""
 ABOUT = (*IDENTITY, *PATIENT, *GROUP, *SPLIT, *FILES, "view", "age", "sex", "fold")
 """Columns that say something about a case, but not what is asked."""
+
+LANDMARKS = "landmarks"
+PAIR_TRUTHS = (f"{FIXED}_{TRUTH}", f"{MOVING}_{TRUTH}", LANDMARKS)
+"""What may be known of a pair of images."""
 
 _EMPTY = {"", "nan", "na", "n/a", "none", "null", "unknown", "-"}
 
@@ -68,6 +74,8 @@ def _lists_images(path: Path, labels: bool) -> bool:
     """Judged by the first line alone: other tables of the folder need not be well-formed."""
     header = re.split(r"[,;\t|]", decoded(path, quiet=True).split("\n", 1)[0].lower())
     names = [name.strip().strip('"') for name in header]
+    if {FIXED, MOVING} <= set(names):
+        return True
     return bool(_image_columns(names)) and not (labels and column(names, LABEL) is None)
 
 
@@ -82,6 +90,8 @@ def read(root: Path, said: Declaration, path: Path | None = None) -> Draft:
         raise BadDataset("there is no manifest.", where=root, cure="Name the CSV file itself.")
     header, rows = table(path)
     columns = _image_columns(header)
+    if _lists_pairs(header, columns, said.task):
+        return _pairs(root, header, rows, path)
     if not columns:
         raise _missing("image", header, path)
     truth = _truth(root, header, rows, path, said.task)
@@ -89,13 +99,53 @@ def read(root: Path, said: Declaration, path: Path | None = None) -> Draft:
         raise _missing("label", header, path)
     names = list(columns.values())
     return Draft(
-        name=path.stem if path.stem.lower() not in ("manifest", "dataset", "labels") else root.name,
+        name=_title(root, path),
         root=root,
         layout="manifest",
         channels=None if names == ["image"] else channels(names, path),
         labels=None if truth is None else truth.labels,
         cases=tuple(_cases(root, header, rows, list(columns), path, truth)),
         task=None if truth is None else truth.task,
+    )
+
+
+def _title(root: Path, path: Path) -> str:
+    return path.stem if path.stem.lower() not in ("manifest", "dataset", "labels") else root.name
+
+
+def _lists_pairs(header: list[str], columns: Mapping[str, str], asked: str | None) -> bool:
+    """Whether rows are pairs: they name a fixed and a moving image, and that is asked or all they name."""
+    if asked == "registration":
+        return bool({FIXED, MOVING} & set(header))
+    return asked is None and not columns and {FIXED, MOVING} <= set(header)
+
+
+def _pairs(root: Path, header: list[str], rows: list[Mapping[str, str]], path: Path) -> Draft:
+    """Rows that name a fixed and a moving image each; a pair without an id is called `moving__to__fixed`."""
+    absent = [role for role in (FIXED, MOVING) if role not in header]
+    if absent:
+        raise _missing(absent[0], header, path)
+    identity, (patient, group, split) = (
+        column(header, IDENTITY),
+        (column(header, names) for names in (PATIENT, GROUP, SPLIT)),
+    )
+    _refuse_empty(rows, [name for name in (identity, patient, FIXED, MOVING) if name], path)
+    files = _placed(root, [tuple(_file(root, row[role], path) for role in (FIXED, MOVING)) for row in rows])
+    fixed, moving = (_named([(pair[at],) for pair in files], path) for at in (0, 1))
+    cases = []
+    for place, row in enumerate(rows):
+        name = row[identity] if identity else f"{moving[place]}__to__{fixed[place]}"
+        truth = {key: _file(root, row[key], path) for key in PAIR_TRUTHS if key in header}
+        about = {"patient": patient, "group": group, "split": split}
+        pair = case(name, (), None, where=path, **{key: said_of(row, of) for key, of in about.items()})
+        cases.append(
+            pair.changed(
+                inputs={role: (file,) for role, file in zip((FIXED, MOVING), files[place], strict=True)},
+                truth={key: file for key, file in truth.items() if file is not None},
+            )
+        )
+    return Draft(
+        name=_title(root, path), root=root, layout="manifest", cases=tuple(cases), task="registration"
     )
 
 
