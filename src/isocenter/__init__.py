@@ -176,7 +176,7 @@ def predict(
 
     Args:
         run: A trained run or model folder.
-        inputs: Image files or folders, in any readable format.
+        inputs: Image files or folders, in any readable format; or manifests of pairs, to be registered.
         out: The folder for the answers.
         device: `auto`, `cpu`, `cuda` or `mps`.
         workers: Threads for arithmetic; by default as many as PyTorch takes by itself.

@@ -255,7 +255,10 @@ def train(
 def predict(
     run: Run,
     inputs: Annotated[
-        tuple[str, ...], Parameter(name="INPUT", help="Image files or folders, in any readable format.")
+        tuple[str, ...],
+        Parameter(
+            name="INPUT", help="Image files or folders, in any readable format; or manifests of pairs."
+        ),
     ],
     /,
     *,

@@ -16,7 +16,7 @@ import torch
 import isocenter
 from isocenter import methods
 from isocenter.compute import Compute
-from isocenter.errors import BadPlan
+from isocenter.errors import BadDataset, BadPlan
 from isocenter.images.formats import transforms
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
@@ -386,3 +386,42 @@ def test_searches_compute_on_the_device_that_they_were_given(
     _answered(method, _volume(_blob(0, 2)), _volume(_blob(2, 2)))
     assert asked
     assert set(asked) == {torch.device("meta")}
+
+
+def test_pairs_of_a_manifest_are_learnt_from_answered_and_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISOCENTER_CACHE", str(tmp_path / "cache"))
+    data, rows = tmp_path / "data", ["id,fixed,moving,fixed_label,moving_label"]
+    data.mkdir()
+    for number in range(5):
+        names = []
+        for role, shift in (("fixed", 0.1 * number), ("moving", 2 + 0.1 * number)):
+            for kind, array in (("", _blob(shift)), ("_label", (_blob(shift) > 0.5).astype(np.uint8))):
+                names.append(f"{role}{kind}_{number}.nii.gz")
+                nib.save(nib.Nifti1Image(array[0].T, np.eye(4)), data / names[-1])
+        rows.append(f"pair{number},{names[0]},{names[2]},{names[1]},{names[3]}")
+    (data / "manifest.csv").write_text("\n".join(rows) + "\n")
+    run, wishes = tmp_path / "run", {"settings.iterations": 5}
+    isocenter.train(
+        data,
+        run,
+        method="registration/affine",
+        budget="1 epochs",
+        folds=(0,),
+        device="cpu",
+        workers=1,
+        overrides=wishes,
+    )
+    for named in (data, data / "manifest.csv"):
+        answers = tmp_path / f"answers of {named.name}"
+        found = isocenter.predict(run, [named], answers, device="cpu")
+        assert [path.name for path in found] == [f"pair{number}.nii.gz" for number in range(5)]
+    scores = isocenter.evaluate(answers, data, tmp_path / "scores", task="registration")
+    assert [case.case for case in scores.cases] == [f"pair{number}" for number in range(5)]
+    dice, before = (scores.summary["foreground"][name].mean for name in ("dice", "dice_before"))
+    assert dice is not None
+    assert before is not None
+    assert dice > before
+    with pytest.raises(BadDataset, match="would be answered as"):
+        isocenter.predict(run, [data, data / "manifest.csv"], tmp_path / "twice", device="cpu")

@@ -7,12 +7,15 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Literal, get_args
 
 from isocenter import images
 from isocenter.errors import BadDataset
+from isocenter.images.layouts import manifest
+from isocenter.images.layouts.draft import FIXED, MOVING
 from isocenter.tasks.task import Task
 
 CHANNEL_NUMBER = re.compile(r"^(?P<name>.+)_(?P<channel>\d{4})$")
@@ -102,9 +105,47 @@ def named(
             name = matched["name"]
         names.append(Path(f"{name}{task.suffix(dims, first)}"))
     paths = [out / name for name in _told_apart(names, firsts, kinds)]
+    _refuse_equal_paths(paths, out, kinds)
+    return paths
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of images that manifests list: the files of each, and its answer's file, which its id names."""
+
+    fixed: tuple[str, ...]
+    moving: tuple[str, ...]
+    paths: tuple[Path, ...]
+
+
+def listed_pairs(
+    inputs: Sequence[str | Path], out: Path, task: Task, dims: int, kinds: Sequence[str] = ()
+) -> Pairs | None:
+    """The pairs where all inputs are manifests of such, or folders with one; None elsewhere.
+
+    Raises:
+        BadDataset: A manifest is faulty, or two pairs would be answered under the same name.
+    """
+    if len(task.inputs) == 1:
+        return None
+    found = [(Path(given), manifest.pairs(Path(given))) for given in inputs]
+    files: list[tuple[str, str]] = []
+    paths: list[Path] = []
+    for given, cases in found:
+        if cases is None:
+            return None
+        root = given if given.is_dir() else given.parent
+        for case in cases:
+            fixed, moving = (str(root / str(case.inputs[role][0])) for role in (FIXED, MOVING))
+            files.append((fixed, moving))
+            paths.append(out / f"{case.id}{task.suffix(dims, moving)}")
+    _refuse_equal_paths(paths, out, kinds)
+    return Pairs(tuple(fixed for fixed, _ in files), tuple(moving for _, moving in files), tuple(paths))
+
+
+def _refuse_equal_paths(paths: Sequence[Path], out: Path, kinds: Sequence[str]) -> None:
     written = [each.relative_to(out) for path in paths for each in (path, *beside(path, kinds))]
     _refuse_equal_names(written, out)
-    return paths
 
 
 def _told_apart(names: Sequence[Path], sources: Sequence[str], kinds: Sequence[str]) -> list[Path]:

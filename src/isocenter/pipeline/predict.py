@@ -32,6 +32,7 @@ from isocenter.errors import (
 )
 from isocenter.images.image import Image
 from isocenter.images.layouts import IMAGE
+from isocenter.images.layouts.draft import FIXED
 from isocenter.images.orientation import turn_to
 from isocenter.images.placement import Placement
 from isocenter.images.resample import resample
@@ -45,6 +46,7 @@ from isocenter.pipeline.answers import (
     UNCERTAINTY,
     beside,
     expand,
+    listed_pairs,
     named,
     refuse_taking_places,
 )
@@ -462,7 +464,7 @@ class Model:
         if absent:
             raise BadDataset(
                 f"an answer needs {len(roles)} images ({', '.join(roles)}); {', '.join(absent)} is missing.",
-                cure="Give it with --fixed." if "fixed" in absent else "",
+                cure="Give it with --fixed, or list pairs in a manifest." if FIXED in absent else "",
             )
         return [self.read(source[role]) for role in roles]
 
@@ -541,7 +543,8 @@ def predict(
     An image that cannot be answered holds up no other: what is wrong is said in the end.
 
     Args:
-        fixed: Where the task brings images together, the one that stays where it is.
+        inputs: Images; or, where the task brings images together, manifests of pairs or their folders.
+        fixed: Where the task brings images together, the one that stays where it is; not for pairs.
         stage: The stage that answers; what cross-validation chose when None.
         explain: Which maps of what an answer rests on are to be written, see `pipeline/explain`.
         explained: The class that they are about; the likeliest by default.
@@ -558,12 +561,18 @@ def predict(
     """
     files.refuse_what_is_no_folder(out)
     model = Model(Run(Path(folder)), members=None if stage is None else [stage], device=device)
-    wanted = list(expand(inputs, len(model.plan.channels), model.task))
     asked = {PROBABILITIES: probabilities, UNCERTAINTY: uncertainty}
     kinds = [kind for kind, there in asked.items() if there]
-    paths = named(wanted, out, model.task, model.plan.dims, kinds)
-    still = _still(model, fixed)
-    refuse_taking_places(paths, kinds, [*chain(*wanted), *([] if fixed is None else [fixed])])
+    pairs = listed_pairs(inputs, out, model.task, model.plan.dims, kinds) if fixed is None else None
+    if pairs is None:
+        wanted = list(expand(inputs, len(model.plan.channels), model.task))
+        paths = named(wanted, out, model.task, model.plan.dims, kinds)
+        stills = [_still(model, fixed)] * len(wanted)
+    else:
+        wanted, paths = [[file] for file in pairs.moving], list(pairs.paths)
+        stills = [{FIXED: file} for file in pairs.fixed]
+    given = [] if fixed is None else [fixed]
+    refuse_taking_places(paths, kinds, [*chain(*wanted), *(pairs.fixed if pairs else given)])
     told = not maps  # which maps of its own a method has, its first answer tells
     explaining = _explaining(model, wanted, explain)
     faults: dict[Path, IsocenterError] = {}
@@ -572,7 +581,7 @@ def predict(
         computing.threads(computing_threads),
         bar(f"Answering {len(wanted)} images", total=len(wanted)) as shown,
     ):
-        for done, (sources, path) in enumerate(zip(wanted, paths, strict=True)):
+        for done, (sources, still, path) in enumerate(zip(wanted, stills, paths, strict=True)):
             parts = [path, *beside(path, kinds), *explaining.paths(path)]
             if overwrite or not told or not all(part.exists() for part in parts):
                 try:
@@ -635,10 +644,10 @@ def _still(model: Model, fixed: str | Path | None) -> dict[str, Files]:
     """The image that all others are brought to, under its role, where the task asks for one."""
     if fixed is None:
         return {}
-    if "fixed" not in model.task.inputs:
+    if FIXED not in model.task.inputs:
         raise BadPlan(f"a model for {model.task.name} takes no fixed image.", cure="Leave --fixed out.")
     channels = next(iter(expand([fixed], len(model.plan.channels), model.task)))
-    return {"fixed": model.task.read(channels)}
+    return {FIXED: model.task.read(channels)}
 
 
 def _save(model: Model, answer: Answer, path: Path, *, overwrite: bool) -> list[str]:

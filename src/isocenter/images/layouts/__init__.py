@@ -262,9 +262,9 @@ def _draft(root: Path, said: Declaration, file: Path | None) -> Draft:
         "no known layout of a dataset.",
         where=root,
         cure="Known are nnU-Net and MSD (dataset.json), BIDS with derivatives, a CSV manifest with columns "
-        "image and label or fixed and moving, images/ beside labels/, a folder for each case or for each class, a MedMNIST "
-        "archive, images/ beside a table of boxes, slices or points, images/ beside targets/, and a table of "
-        "bags or slides.",
+        "image and label or fixed and moving, images/ beside labels/, a folder for each case or for each "
+        "class, a MedMNIST archive, images/ beside a table of boxes, slices or points, images/ beside "
+        "targets/, and a table of bags or slides.",
     )
 
 

@@ -109,6 +109,21 @@ def read(root: Path, said: Declaration, path: Path | None = None) -> Draft:
     )
 
 
+def pairs(place: Path) -> tuple[Case, ...] | None:
+    """The pairs of a manifest, or of the one in a folder; None where there is none that lists pairs.
+
+    Raises:
+        BadDataset: A column is missing, a row is incomplete, or a path leaves the folder.
+    """
+    listed = place.is_file() and place.suffix.lower() in SUFFIXES
+    path = place if listed else _table(place, labels=True) if place.is_dir() else None
+    if path is None:
+        return None
+    header, rows = table(path)
+    root = path.parent.resolve()
+    return _pairs(root, header, rows, path).cases if {FIXED, MOVING} <= set(header) else None
+
+
 def _title(root: Path, path: Path) -> str:
     return path.stem if path.stem.lower() not in ("manifest", "dataset", "labels") else root.name
 
