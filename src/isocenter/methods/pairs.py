@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from isocenter.errors import BadPlan
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
+from isocenter.images.layouts import FIXED, MOVING
 from isocenter.images.orientation import directions, turn_between
 from isocenter.images.placement import Placement
 from isocenter.methods.method import Arrays, Batch, Method, Network, Request, Speed, Turn
@@ -35,7 +36,7 @@ from isocenter.records import (
     Stage,
 )
 from isocenter.records import Network as NetworkPlan
-from isocenter.tasks.registration import FIXED, MOVING, Field, with_warped
+from isocenter.tasks.registration import Field, with_warped
 
 LABELS = "labels"
 INSIDE = "inside"

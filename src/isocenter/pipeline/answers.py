@@ -14,8 +14,7 @@ from typing import Literal, get_args
 
 from isocenter import images
 from isocenter.errors import BadDataset
-from isocenter.images.layouts import manifest
-from isocenter.images.layouts.draft import FIXED, MOVING
+from isocenter.images.layouts import FIXED, MOVING, manifest
 from isocenter.tasks.task import Task
 
 CHANNEL_NUMBER = re.compile(r"^(?P<name>.+)_(?P<channel>\d{4})$")

@@ -31,8 +31,7 @@ from isocenter.errors import (
     UnreadableFile,
 )
 from isocenter.images.image import Image
-from isocenter.images.layouts import IMAGE
-from isocenter.images.layouts.draft import FIXED
+from isocenter.images.layouts import FIXED, IMAGE
 from isocenter.images.orientation import turn_to
 from isocenter.images.placement import Placement
 from isocenter.images.resample import resample

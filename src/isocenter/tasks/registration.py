@@ -18,8 +18,7 @@ from isocenter.errors import BadDataset, IsocenterWarning, UnreadableFile
 from isocenter.images.formats import transforms
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
-from isocenter.images.layouts import IMAGE, TRUTH, read_image, read_truth
-from isocenter.images.layouts.draft import FIXED, MOVING
+from isocenter.images.layouts import FIXED, IMAGE, MOVING, TRUTH, read_image, read_truth
 from isocenter.images.layouts.manifest import LANDMARKS
 from isocenter.images.placement import Placement
 from isocenter.parts.fields import pull

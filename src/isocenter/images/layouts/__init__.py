@@ -32,7 +32,7 @@ from isocenter.images.layouts import (
     tables,
 )
 from isocenter.images.layouts.declaration import Declaration
-from isocenter.images.layouts.draft import IMAGE, TRUTH, Draft, channel, label_files
+from isocenter.images.layouts.draft import FIXED, IMAGE, MOVING, TRUTH, Draft, channel, label_files
 from isocenter.images.layouts.labels import inferred, renumbered
 from isocenter.images.layouts.listing import unreadable
 from isocenter.images.layouts.plain import TARGET
@@ -40,7 +40,9 @@ from isocenter.images.sources import ARCHIVE
 from isocenter.records import Case, Channel, Dataset, Label
 
 __all__ = [
+    "FIXED",
     "IMAGE",
+    "MOVING",
     "TARGET",
     "TRUTH",
     "open_dataset",

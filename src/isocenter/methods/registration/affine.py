@@ -12,12 +12,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from isocenter.images.layouts import FIXED, MOVING
 from isocenter.images.placement import Placement
 from isocenter.methods.method import Arrays, Network
 from isocenter.methods.pairs import Searched, image_of
 from isocenter.parts.fields.pull import affine_field
 from isocenter.records import Record
-from isocenter.tasks.registration import FIXED, MOVING, Field
+from isocenter.tasks.registration import Field
 
 CARD = {
     "title": "Affine",

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from isocenter.images.layouts import FIXED, MOVING
 from isocenter.methods.method import Batch, Outputs
 from isocenter.methods.pairs import INSIDE, PairSettings, SupervisedPairs
 from isocenter.parts.fields.warp import warp
@@ -32,7 +33,6 @@ from isocenter.parts.losses.similarity import mean_squared_error
 from isocenter.parts.losses.smoothness import affine_prior, spacing_prior
 from isocenter.parts.networks.deformation import DilatedRegistration
 from isocenter.records import Record, Stage
-from isocenter.tasks.registration import FIXED, MOVING
 
 CARD = {
     "title": "Linear and deformable 3D network",

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from isocenter.images.layouts import FIXED, MOVING
 from isocenter.methods.method import Batch, Outputs
 from isocenter.methods.pairs import INSIDE, PairSettings, SupervisedPairs
 from isocenter.parts.fields.algebra import integrate, resized
@@ -29,7 +30,6 @@ from isocenter.parts.networks.deformation import VelocityUNet, drawn, velocity_p
 from isocenter.parts.rules.registration import halvings
 from isocenter.parts.rules.topology import elements
 from isocenter.records import Network, Record, Stage
-from isocenter.tasks.registration import FIXED, MOVING
 
 CARD = {
     "title": "VoxelMorph, diffeomorphic",
