@@ -15,6 +15,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import torch
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -44,6 +46,7 @@ def _machine() -> dict[str, Any]:
         "threads": int(os.environ.get("OMP_NUM_THREADS", cores)),
         "load_average_at_end": round(os.getloadavg()[1], 1),
         "system": platform.platform(),
+        **({"accelerator": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
     }
 
 

@@ -73,6 +73,8 @@ def _where(machine: Mapping[str, Any]) -> Iterator[str]:
     """The processor; how much of it was used, and how busy it was, where that was noted."""
     threads = machine.get("threads", machine["cores"])
     yield f"{machine['processor']}, {machine['cores']} cores"
+    if "accelerator" in machine:
+        yield machine["accelerator"]
     if threads < machine["cores"]:
         yield f"{threads} thread{'s' * (threads > 1)}"
     if "load_average_at_end" in machine:
