@@ -31,6 +31,7 @@ def main() -> None:
     data = _dataset(arguments.dataset, Path(arguments.out))
     command = [sys.executable, "-m", "isocenter", "train", str(data), "--out", str(run)]
     command += ["--budget", arguments.budget, "--method", arguments.method, "--folds", arguments.folds]
+    command += ["--on", arguments.on]
     command += [word for setting in arguments.settings for word in ("--set", setting)]
     began = time.time()
     subprocess.run(command, check=True)
@@ -39,7 +40,9 @@ def main() -> None:
         figures["against"] = _paired(run, Path(arguments.against))
     labels = [label for label in figures["dice"] if label != "mean"]
     text = " / ".join(f"{100 * figures['dice'][label]['mean']:.2f}" for label in labels)
-    terms = f"folds {arguments.folds}, {arguments.budget} a fold{arguments.suffix}"
+    machine = json.loads((run / "plan.json").read_text())["machine"]
+    where = "" if machine["device"] == "cpu" else f" on one {machine['name']}"
+    terms = f"folds {arguments.folds}, {arguments.budget} a fold{where}{arguments.suffix}"
     what = f"{arguments.dataset} Dice ({', '.join(labels)}), {terms}"
     figures["systems"] = {arguments.method: {what: text}}
     record(run.name, figures, " ".join(["python", "benchmarks/segmentation.py", *sys.argv[1:]]))
@@ -59,7 +62,7 @@ def _figures(run: Path, began: float) -> dict[str, Any]:
     scores = json.loads((run / "scores.json").read_text())
     plan = json.loads((run / "plan.json").read_text())
     stage = plan["stages"][0]
-    weights = sorted((run / "fold_0").rglob("weights.safetensors"))
+    weights = sorted(run.glob("fold_*/**/weights.safetensors"))
     logs = [path.with_name("log.csv").read_text().splitlines() for path in weights]
     return {
         "dice": {label: measures["dice"] for label, measures in scores["summary"].items()},
@@ -100,6 +103,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("budget")
     parser.add_argument("--method", default="segmentation/nnunet")
     parser.add_argument("--folds", default="0")
+    parser.add_argument("--on", default="local", help="`processes` learns several folds at once.")
     parser.add_argument("--out", default="runs")
     parser.add_argument("--against")
     parser.add_argument("--suffix", default="", help="Added to the result's name, for a changed plan.")

@@ -403,6 +403,11 @@ class Compute:
         if self.scaler is not None and scaling:
             self.scaler.load_state_dict(scaling)
 
+    def handing_out(self) -> contextlib.AbstractContextManager[None]:
+        """While steps are taken: beside an accelerator this thread computes next to nothing itself, and the
+        others that OpenMP would keep spinning take the cores from those that make the samples."""
+        return threads(torch.get_num_threads() if self.device.type == "cpu" else 1)
+
     def synchronise(self) -> None:
         """Wait until the device has done all it was asked to, so that clocks tell the truth."""
         if self.device.type == "cuda":

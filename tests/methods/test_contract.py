@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ KEYS = sorted(
 VOLUMES_ONLY = {"detection/nodule_two_stage", "localisation/heatmap_slice", "localisation/rl_slice"}
 AXES = {"mil": (2,), "sequences": (1,)}
 """Of tasks that are not about pictures and volumes."""
+
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 Built = Callable[[str, int], Method]
 
@@ -52,11 +55,12 @@ def test_every_decision_of_its_plan_has_a_reason(
     assert {"batch", "learning_rate"} <= stage.training.why.keys()
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("key", "dims"), [each for each in cases() if methods.load(each[0]).turns])
-def test_steps_lower_its_loss(key: str, dims: int, built: Built) -> None:
-    method = built(key, dims)
+def test_steps_lower_its_loss(key: str, dims: int, device: str, built: Built) -> None:
+    method = deepcopy(built(key, dims))
     training = method.stage.training.changed(optimiser="adamw", clip=1.0, momentum=0.9)
-    compute = Compute(device=torch.device("cpu"), training=training)
+    compute = Compute(device=torch.device(device), training=training)
     compute.place(method)
     compute.prepare_learning(method)
     batch = compute.move(random_batch(method))

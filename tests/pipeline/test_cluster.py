@@ -9,10 +9,14 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import isocenter
+from isocenter import compute
 from isocenter.errors import RunFailed
+from isocenter.pipeline import cluster
 from isocenter.pipeline import train as stage
+from isocenter.records import Machine, Plan
 
 Asked = dict[str, Any]
 
@@ -86,6 +90,25 @@ def test_a_task_that_fails_names_its_fold(
     monkeypatch.setattr(stage, "train_stage", broken)
     with pytest.raises(RunFailed, match=r"fold 0 failed on the cluster: the node has gone.*--resume"):
         isocenter.train(blobs, make_run(), device="cpu", workers=1, where="ray")
+
+
+@pytest.mark.parametrize(
+    ("cores", "accelerators", "memory_gb", "places"),
+    [(16, 1, 80.0, 5), (16, 2, 80.0, 4), (4, 1, 80.0, 1), (16, 1, 1.2, 2)],
+)
+def test_folds_share_an_accelerator_as_far_as_its_memory_and_the_cores_go(
+    make_run: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    accelerators: int,
+    memory_gb: float,
+    places: int,
+) -> None:
+    plan = Plan.load(make_run(budget="1 epochs") / "plan.json")
+    where = Machine(device="cuda", name="", cores=cores, memory_gb=64, accelerator_gb=memory_gb)
+    monkeypatch.setattr(compute, "machine", lambda device: where)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: accelerators)
+    assert cluster._places(plan, "auto") == places
 
 
 def test_without_ray_the_cure_is_named(

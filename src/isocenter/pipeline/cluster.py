@@ -7,29 +7,37 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from isocenter.errors import RunFailed
-from isocenter.pipeline import progress
+from isocenter.pipeline import costs, progress
 
 if TYPE_CHECKING:
     from isocenter.pipeline.run import Run
     from isocenter.pipeline.train import Surroundings
+    from isocenter.records import Plan
 
 Where = Literal["local", "processes", "ray"]
 
 AT_ONCE_ON_A_PROCESSOR = 2
 
+CORES_PER_FOLD = 3
+"""That keep an accelerator busy with one fold: one hands out the work, two make the samples."""
+
+USABLE_GB = 0.75
+"""Share of an accelerator's memory that is planned for."""
+
 
 def spread_over_processes(
     run: Run, stage: str, numbers: Sequence[int], surroundings: Surroundings, spent: Mapping[int, float]
 ) -> None:
-    """Learn one stage of several folds at once: one process per accelerator, or two that share the cores.
+    """Learn one stage of several folds at once: as many as accelerators hold, or two that share the cores.
 
     Raises:
         RunFailed: A process was killed, or a fold failed; the message names the fold.
     """
-    places = min(len(numbers), _places(surroundings.device))
+    places = min(len(numbers), _places(run.plan, surroundings.device))
     context = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(places, context) as pool,
@@ -51,12 +59,19 @@ def spread_over_processes(
             shown.advance()
 
 
-def _places(device: str) -> int:
+def _places(plan: Plan, device: str) -> int:
+    """Folds at a time. A small network leaves an accelerator idle between its steps, so several folds share
+    one, as far as its memory and the cores that feed it go."""
     import torch
 
     from isocenter.compute import machine
 
-    return torch.cuda.device_count() if machine(device).device == "cuda" else AT_ONCE_ON_A_PROCESSOR
+    where = machine(device)
+    if where.device != "cuda":
+        return AT_ONCE_ON_A_PROCESSOR
+    devices = torch.cuda.device_count()
+    held = int(USABLE_GB * where.accelerator_gb / costs.memory_gb(plan))
+    return devices * max(1, min(held, where.cores // (CORES_PER_FOLD * devices)))
 
 
 def _learn_apart(
@@ -73,9 +88,10 @@ def _learn_apart(
 
     from isocenter.pipeline.train import train_stage
 
-    os.environ["LOCAL_RANK"] = str(place)
+    os.environ["LOCAL_RANK"] = str(place % max(1, torch.cuda.device_count()))
     torch.set_num_threads(max(1, torch.get_num_threads() // places))
-    train_stage(run, stage, number, surroundings, spent)
+    share = replace(surroundings, workers=max(1, surroundings.workers // places))
+    train_stage(run, stage, number, share, spent)
 
 
 def spread_over_ray(

@@ -145,6 +145,7 @@ class Learning:
         if self.method.turns:
             with (
                 stop_requested() as stop,
+                self.compute.handing_out(),
                 contextlib.closing(self._stream(batches, cases)) as stream,
                 self._tracked(),
             ):
