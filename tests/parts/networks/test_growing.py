@@ -71,6 +71,15 @@ def test_both_networks_meet_on_the_grid_of_a_depth(depth: float, size: tuple[int
     assert critic(made, condition, depth).shape == (4,)
 
 
+def test_mixed_precision_may_make_one_image_coarser_than_the_other() -> None:
+    generator, critic = GrowingGenerator(_plan(), PATCH, 1, 5), GrowingCritic(_plan(), PATCH, 1)
+    for network in (generator, critic):
+        network.images[1].register_forward_hook(lambda module, given, found: found.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        made = generator(torch.randn(3, 5), torch.zeros(3, 0), 1.5)
+        assert critic(made, torch.zeros(3, 0), 1.5).isfinite().all()
+
+
 def test_growing_does_not_jump() -> None:
     torch.manual_seed(0)
     generator, critic = GrowingGenerator(_plan(), PATCH, 1, 5), GrowingCritic(_plan(), PATCH, 1)

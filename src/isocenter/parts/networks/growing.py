@@ -55,7 +55,12 @@ def shown_at(image: Tensor, strides: Sequence[Sequence[int]], depth: float) -> T
     if share == 0:
         return finer
     stride = strides[last - math.floor(depth)]
-    return torch.lerp(_enlarged(_reduced(finer, stride), stride), finer, share)
+    return _faded(_enlarged(_reduced(finer, stride), stride), finer, share)
+
+
+def _faded(before: Tensor, after: Tensor, share: float) -> Tensor:
+    """From one image towards another; under mixed precision one of them may be coarser than the other."""
+    return before + share * (after - before)
 
 
 class Equalised(nn.Module):
@@ -140,7 +145,7 @@ class GrowingGenerator(nn.Module):
         if share == 0:
             return made
         before = _enlarged(self.images[finest - 1](coarser), self.strides[finest - 1])
-        return torch.lerp(before, made, share)
+        return _faded(before, made, share)
 
 
 class GrowingCritic(nn.Module):
@@ -194,7 +199,7 @@ class GrowingCritic(nn.Module):
             found = _reduced(self.levels[level](found), self.strides[level + 1])
             if level == finest and share > 0:
                 before = self.images[level + 1](_reduced(image, self.strides[level + 1]))
-                found = torch.lerp(before, found, share)
+                found = _faded(before, found, share)
         seen = self.last(torch.cat([found, _variety(found)], dim=1))
         score: Tensor = self.score(seen)[:, 0]
         if self.fits is not None:
