@@ -189,6 +189,29 @@ def test_the_affine_search_recovers_a_shift_and_saves_its_matrix() -> None:
     np.testing.assert_allclose(pull.affine_field(answer.matrix, grid), answer.displacement_mm)
 
 
+@pytest.mark.parametrize("criterion", ["correlation", "mutual_information", "mean_squared_error"])
+def test_an_affine_answer_says_how_alike_the_images_were_before_and_after(criterion: str) -> None:
+    method = _built("registration/affine", dims=2, criterion=criterion)
+    found = _answered(method, _volume(_blob(0, 2)), _volume(_blob(2, 2))).likeness
+    assert found is not None
+    assert found.criterion == criterion
+    assert found.before is not None
+    sign = -1 if criterion == "mean_squared_error" else 1
+    assert sign * found.after > sign * found.before
+    if criterion == "correlation":
+        expected = np.corrcoef(_blob(0, 2).ravel(), _blob(2, 2).ravel())[0, 1]
+        assert found.before == pytest.approx(expected, abs=0.02)
+
+
+def test_images_that_do_not_overlap_were_like_nothing_before() -> None:
+    apart = np.eye(4)
+    apart[:3, 3] = 500
+    found = _answered(_built("registration/affine"), _volume(_blob(0)), _volume(_blob(1), apart)).likeness
+    assert found is not None
+    assert found.before is None
+    assert found.after > 0.9
+
+
 def test_the_way_back_leads_back() -> None:
     method = _built("registration/voxelmorph", inverse=True)
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -16,6 +17,7 @@ from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
 from isocenter.parts.fields import pull
 from isocenter.records import Case, Channel, Dataset, Label
+from isocenter.tasks.affine_files import AffineMap, Likeness
 from isocenter.tasks.registration import DEFORMATION, Field, Pair, read_landmarks, with_warped
 
 TASK = tasks.load("registration")
@@ -203,6 +205,7 @@ def test_an_answer_is_read_back_from_its_files(dataset: Dataset, tmp_path: Path)
     TASK.save(with_warped(whole, fixed, moving), out / "c1__to__c0.nii.gz", fixed)
     assert sorted(path.name for path in out.iterdir()) == [
         "c1__to__c0.nii.gz",
+        "c1__to__c0_affine.json",
         "c1__to__c0_affine.tfm",
         "c1__to__c0_inverse.nii.gz",
         "c1__to__c0_warped.nii.gz",
@@ -213,6 +216,65 @@ def test_an_answer_is_read_back_from_its_files(dataset: Dataset, tmp_path: Path)
     for name in ("c1__to__c0.nii.gz", "c1__to__c0_affine.tfm"):
         answer = TASK.read_answer(out / name, truth, dataset)
         assert TASK.score(answer, truth, dataset)["box"]["dice"] == 1.0
+
+
+def _affine_answer(dataset: Dataset, folder: Path) -> tuple[Field, Path]:
+    """A map of known parameters about the middle of c0, in its files."""
+    fixed = images.read(folder / "image_0.nii.gz")
+    angle, shear = np.radians(10), 0.1
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    matrix = np.eye(4)
+    matrix[:3, :3] = turn @ np.diag([1.2, 0.9, 1.0]) @ np.array([[1, shear, 0], [0, 1, 0], [0, 0, 1]])
+    middle = fixed.geometry.world([(size - 1) / 2 for size in SHAPE])
+    matrix[:3, 3] = np.array([1.0, -2, 3]) + middle - matrix[:3, :3] @ middle
+    likeness = Likeness("correlation", 0.25, 0.875)
+    answer = Field(pull.affine_field(matrix, fixed.geometry), matrix=matrix, likeness=likeness)
+    path = folder / "answers" / "c1__to__c0.nii.gz"
+    TASK.save(answer, path, fixed)
+    return answer, path
+
+
+def test_the_parameters_of_an_affine_map_are_saved_with_it(dataset: Dataset, tmp_path: Path) -> None:
+    answer, path = _affine_answer(dataset, tmp_path)
+    told = json.loads(path.with_name("c1__to__c0_affine.json").read_text())
+    np.testing.assert_allclose(told["matrix"], answer.matrix)
+    middle = Geometry(SHAPE, AFFINE).world([5.5, 6.5, 7.5])
+    expected = {
+        "centre_mm": middle,
+        "translation_mm": (1, -2, 3),
+        "rotation_degrees": (0, 0, 10),
+        "zoom": (1.2, 0.9, 1),
+        "shear": (0.1, 0, 0),
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(told[name], values, atol=1e-9)
+    assert (told["criterion"], told["before"], told["after"]) == ("correlation", 0.25, 0.875)
+
+
+def test_the_parameters_are_read_back_and_stand_below_the_picture(dataset: Dataset, tmp_path: Path) -> None:
+    answer, path = _affine_answer(dataset, tmp_path)
+    truth = _pair(dataset)
+    found = TASK.read_answer(path, truth, dataset)
+    np.testing.assert_allclose(found.matrix, answer.matrix)
+    assert found.likeness == answer.likeness
+    caption = TASK.draw(images.read(tmp_path / "image_0.nii.gz"), found, truth, dataset).caption
+    assert caption.endswith(
+        "Affine map: translation 1.0, -2.0, 3.0 mm; rotation 0.0, 0.0, 10.0 degrees; "
+        "zoom 1.200, 0.900, 1.000; shear 0.100, 0.000, 0.000; correlation 0.250 before and 0.875 after."
+    )
+    path.with_name("c1__to__c0_affine.json").write_text("{}")
+    with pytest.raises(IsocenterError, match="matrix"):
+        TASK.read_answer(path, truth, dataset)
+
+
+def test_the_affine_map_of_a_plane_has_six_parameters() -> None:
+    matrix = np.eye(4)
+    matrix[:2, :2] = [[0, -2], [2, 0]]
+    told = AffineMap.of(matrix, Geometry.plain((5, 7)), Likeness("mutual_information", None, 0.5))
+    assert told.centre_mm == (3, 2)
+    np.testing.assert_allclose(told.rotation_degrees, (90,))
+    np.testing.assert_allclose(told.zoom, (2, 2))
+    assert told.said().endswith("shear 0.000; mutual information no overlap before and 0.500 nats after.")
 
 
 def test_a_field_on_another_grid_is_refused(dataset: Dataset, tmp_path: Path) -> None:

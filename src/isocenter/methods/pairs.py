@@ -8,6 +8,7 @@ Answers are in the files' own millimetres all the same.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -76,7 +77,7 @@ class Together(Method):
         if found.inverse is None:
             return found
         inverse = field_onto(found.inverse.array, found.inverse.geometry, moving.geometry)
-        return Field(found.displacement_mm, found.warped, found.matrix, Image(inverse, moving.geometry))
+        return dataclasses.replace(found, inverse=Image(inverse, moving.geometry))
 
 
 class Searched(Together):

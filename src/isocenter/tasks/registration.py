@@ -26,6 +26,7 @@ from isocenter.parts.metrics import segmentation
 from isocenter.parts.metrics.registration import folding, landmark_errors
 from isocenter.records import Case, CaseScore, Dataset
 from isocenter.tasks import single
+from isocenter.tasks.affine_files import AffineMap, Likeness, affine_beside
 from isocenter.tasks.label_files import measure_labels, place_labels
 from isocenter.tasks.single import SingleImage
 from isocenter.tasks.task import Facts, Measure, Measured, Picture, Summary, Task, Values
@@ -51,12 +52,14 @@ class Field:
             p in the fixed image is found at p + u(p) in the moving one (pull).
         warped: The moving image on the fixed grid, (channel, *fixed space), in its own intensities.
         matrix: 4 × 4, RAS+ mm, where the map is affine.
+        likeness: How alike it makes the images, where the method says so.
         inverse: The way back, (3, *moving space) on the moving file's grid, where the method knows it.
     """
 
     displacement_mm: NDArray[np.float32]
     warped: NDArray[np.float32] | None = None
     matrix: NDArray[np.float64] | None = None
+    likeness: Likeness | None = None
     inverse: Image | None = None
 
 
@@ -226,9 +229,12 @@ class Registration(SingleImage):
     def read_answer(self, path: Path, truth: Pair, dataset: Dataset) -> Field:
         """A displacement field, or an affine map as ITK's text, of any program.
 
+        With a field is read what it says of an affine map beside it.
+
         Raises:
             BadDataset: The field lies on another grid than the fixed image.
             UnreadableFile: The file is neither.
+            BadPlan: What lies beside it cannot be understood.
         """
         path = Path(path)
         if path.suffix.lower() in _AFFINES:
@@ -243,7 +249,10 @@ class Registration(SingleImage):
                 where=path,
                 cure="Save the field on the grid of the fixed image; nothing is resampled silently.",
             )
-        return Field(displacement)
+        known = affine_beside(path, _name(path))
+        if known is None:
+            return Field(displacement)
+        return Field(displacement, matrix=np.array(known.matrix), likeness=known.likeness)
 
     def no_answer(self, truth: Pair) -> Field:
         """Everything stays where it is."""
@@ -257,8 +266,9 @@ class Registration(SingleImage):
         """Write the field as ITK and ANTs read it, and what else the answer holds beside it.
 
         `<name>_warped.nii.gz` is the moving image on the grid of `like`, the fixed image;
-        `<name>_affine.tfm` the matrix of an affine map; `<name>_inverse.nii.gz` the way back. The field of a
-        plane is that of a volume of one slice, its third component what leads out of the plane.
+        `<name>_affine.tfm` the matrix of an affine map, and `<name>_affine.json` its parameters and how alike
+        it makes the images; `<name>_inverse.nii.gz` the way back. The field of a plane is that of a volume of
+        one slice, its third component what leads out of the plane.
         """
         path = Path(path)
         name = _name(path)
@@ -266,6 +276,8 @@ class Registration(SingleImage):
             images.write(answer.warped, path.with_name(f"{name}_warped.nii.gz"), like)
         if answer.matrix is not None:
             transforms.write_affine(path.with_name(f"{name}_affine.tfm"), answer.matrix)
+            told = AffineMap.of(answer.matrix, like.geometry, answer.likeness)
+            told.save(path.with_name(f"{name}_affine.json"))
         if answer.inverse is not None:
             way_back = path.with_name(f"{name}_inverse.nii.gz")
             transforms.write_field(way_back, answer.inverse.array, answer.inverse.geometry)
@@ -322,7 +334,8 @@ class Registration(SingleImage):
     def draw(
         self, image: Image, answer: Field, truth: Pair, facts: Facts, among: Sequence[Field] = ()
     ) -> Picture:
-        """Fixed, moving and warped image with the labels' outlines, and the deformed grid, side by side."""
+        """Fixed, moving and warped image with the labels' outlines, and the deformed grid, side by side; an
+        affine map's parameters below."""
         from isocenter.tasks.pictures.registration import four_views
 
         return four_views(image, answer, truth, facts, among)

@@ -2,7 +2,8 @@
 
 The map is translation · rotation · zoom · shear (six parameters in a plane) in the patient's millimetres; it
 follows the gradient of the criterion from coarse to fine grids, see `parts/fields/affine_search`. Nothing is
-learnt. For two images with different contrast take `mutual_information`.
+learnt. For two images with different contrast take `mutual_information`. With the field an answer holds the
+matrix, what it is made of, and how alike the images were before and after.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from isocenter.methods.method import Arrays, Network
 from isocenter.methods.pairs import Searched, image_of
 from isocenter.parts.fields.pull import affine_field
 from isocenter.records import Record
+from isocenter.tasks.affine_files import Likeness
 from isocenter.tasks.registration import Field
 
 CARD = {
@@ -50,7 +52,8 @@ class Affine(Searched):
     settings: AffineSettings
 
     def respond(self, arrays: Arrays, network: Network) -> Arrays:
-        """`matrix`: 4 × 4, from fixed to moving points, RAS+ mm."""
+        """`matrix`: 4 × 4, from fixed to moving points, RAS+ mm; `likeness`: what `Likeness` holds,
+        before and after."""
         from isocenter.parts.fields.affine_search import register_affine
 
         fixed, moving = (image_of(arrays, role) for role in (FIXED, MOVING))
@@ -63,11 +66,15 @@ class Affine(Searched):
             iterations=self.settings.iterations,
             device=self.device,
         )
-        return {"matrix": found.matrix}
+        # The search lowers what it follows; correlation and information are told as they are.
+        sign = 1 if self.settings.criterion == "mean_squared_error" else -1
+        return {"matrix": found.matrix, "likeness": sign * np.array([found.before, found.after])}
 
     def field(self, outputs: Mapping[str, np.ndarray], placement: Placement) -> Field:
         matrix = np.asarray(outputs["matrix"], dtype=np.float64)
-        return Field(affine_field(matrix, placement.geometry), matrix=matrix)
+        before, after = (float(value) for value in outputs["likeness"])
+        likeness = Likeness(self.settings.criterion, None if np.isnan(before) else before, after)
+        return Field(affine_field(matrix, placement.geometry), matrix=matrix, likeness=likeness)
 
 
 METHOD = Affine

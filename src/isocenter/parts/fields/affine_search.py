@@ -48,7 +48,8 @@ class AffineFit:
 
     Attributes:
         matrix: 4 × 4, from points of the fixed image to points of the moving one, RAS+ mm.
-        before: The criterion (smaller is better) at the finest level with both images where they lay.
+        before: The criterion (smaller is better) at the finest level with both images where they lay; not a
+            number where they do not overlap.
         after: The same at `matrix`.
     """
 
@@ -109,11 +110,12 @@ def register_affine(
         state = search.refined(level, state, iterations)
     found = search.world(state)
     still = search.world(search.state(np.eye(4)))
+    finest = pyramid[-1]
     with torch.no_grad():
         return AffineFit(
             _full(found.detach().cpu().double().numpy()),
-            float(pyramid[-1].cost(still)),
-            float(pyramid[-1].cost(found)),
+            float(finest.cost(still)) if finest.overlap(still) else math.nan,
+            float(finest.cost(found)),
         )
 
 

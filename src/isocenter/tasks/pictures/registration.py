@@ -12,6 +12,7 @@ from isocenter import images
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
 from isocenter.parts.fields import pull
+from isocenter.tasks.affine_files import AffineMap
 from isocenter.tasks.pictures.canvas import (
     ANSWER_COLOUR,
     TRUTH_COLOUR,
@@ -77,7 +78,10 @@ def four_views(
         ),
         ("deformed grid", _deformed(answer, grid, seen, index, window)),
     ]
-    return Picture(together(panels), f"{seen.named(index, grid)} of the fixed image.", seen.axis is None)
+    caption = f"{seen.named(index, grid)} of the fixed image."
+    if answer.matrix is not None and not np.array_equal(answer.matrix, np.eye(4)):
+        caption = f"{caption} {AffineMap.of(answer.matrix, grid, answer.likeness).said()}"
+    return Picture(together(panels), caption, seen.axis is None)
 
 
 def _brought(answer: Field, truth: Pair) -> Labels:
