@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -25,10 +27,13 @@ from isocenter.methods.classification.finetune import FineTune, one_machine, sup
 from isocenter.methods.classification.hemis import moments
 from isocenter.methods.method import Method, Request, Trial
 from isocenter.methods.views import MultiView
+from isocenter.parts.explain import maps
 from isocenter.parts.rules.budget import again
+from isocenter.pipeline import explain as explaining
 from isocenter.pipeline.explain import Explainer
 from isocenter.pipeline.predict import Model
 from isocenter.pipeline.prepare import prepare_inputs
+from isocenter.pipeline.progress import Bar
 from isocenter.pipeline.run import Run
 from isocenter.records import Budget, Fingerprint, Machine, Stage
 from isocenter.tasks import load
@@ -472,6 +477,65 @@ def test_explanations_are_written_on_the_files_grid_with_the_test_that_they_pass
     assert same == {"gradient": pytest.approx(1), "gradcam": pytest.approx(1)}
     with pytest.raises(BadPlan, match="Did you mean 'gradcam'"):
         isocenter.predict(run, [picture], tmp_path / "other", device="cpu", workers=1, explain=["grad-cam"])
+
+
+class Counting(Bar):
+    """Counts what is done."""
+
+    done = 0.0
+
+    def advance(self, amount: float = 1.0) -> None:
+        self.done += amount
+
+
+def a_model(*networks: Classifier) -> Model:
+    """The networks as one model, of no run."""
+    members = [SimpleNamespace(stage=networks[0].stage, methods=networks)]
+    return cast(Model, SimpleNamespace(members=members, plan=networks[0].plan))
+
+
+@pytest.fixture
+def several(built: Built, monkeypatch: pytest.MonkeyPatch) -> tuple[Classifier, Classifier]:
+    """Two networks, explained by few passes."""
+    monkeypatch.setattr(explaining, "TEST_STEPS", 2)
+    monkeypatch.setattr(maps, "STEPS", 8)
+    monkeypatch.setitem(maps.WINDOWS, 2, 2)
+    networks = a_classifier(built, "finetune"), a_classifier(built, "finetune")
+    for network in networks:
+        network.modules.eval()
+    return networks
+
+
+def a_picture() -> Image:
+    noise = np.random.default_rng(0).standard_normal((1, 64, 64), dtype=np.float32)
+    return Image(noise, Geometry.plain((64, 64)))
+
+
+def test_all_networks_are_explained_by_the_mean_of_their_maps(
+    several: tuple[Classifier, Classifier],
+) -> None:
+    kinds = ("gradient", "integrated", "gradcam", "occlusion")
+    both = Explainer(a_model(*several), kinds).explain(a_picture())
+    each = [Explainer(a_model(network), kinds).explain(a_picture(), both[0].label) for network in several]
+    for mean, one, two in zip(both, *each, strict=True):
+        np.testing.assert_allclose(mean.map, (one.map + two.map) / 2, atol=1e-6)
+
+
+def test_the_passes_of_all_maps_and_tests_are_known_beforehand(
+    several: tuple[Classifier, Classifier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explainer = Explainer(a_model(several[0]), ("gradient", "integrated", "gradcam", "occlusion"))
+    assert explainer.begin(a_picture(), 3) > 0
+    assert explainer.overlapping
+    monkeypatch.setattr(explaining, "LONGEST", 0.0)
+    explainer.begin(a_picture(), 3)
+    assert not explainer.overlapping  # there is no time for it
+    explainer.shown = shown = Counting()
+    explainer.test([a_picture()] * 3)
+    assert shown.done == explainer.work_of_tests(3)
+    for _ in range(3):
+        explainer.explain(a_picture())
+    assert shown.done == explainer.work(3)
 
 
 def test_a_method_of_one_view_refuses_cases_without_a_channel(tmp_path: Path) -> None:

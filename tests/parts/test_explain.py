@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from isocenter.parts.explain import maps
-from isocenter.parts.explain.randomisation import grouped, layers, likeness_of, mean_likeness, randomised
+from isocenter.parts.explain.randomisation import (
+    count,
+    grouped,
+    layers,
+    likeness_of,
+    mean_likeness,
+    randomised,
+)
 
 SPACES = [(32,), (16, 20), (8, 10, 12)]
 
@@ -71,11 +80,19 @@ def test_occlusion_finds_the_only_bright_voxel_and_no_other_window(space: tuple[
     assert found.shape == space
 
 
-def test_windows_cover_every_voxel() -> None:
-    seen = np.zeros((7, 13))
-    for box in maps.covered((7, 13), 4):
-        seen[box] += 1
-    assert seen.min() >= 1
+def test_windows_cover_every_voxel_and_side_by_side_no_voxel_twice() -> None:
+    for overlapping in (True, False):
+        seen = np.zeros((7, 13))
+        for box in maps.covered((7, 13), 4, overlapping=overlapping):
+            seen[box] += 1
+        assert seen.min() >= 1
+        assert (seen.max() == 1) != overlapping
+
+
+def test_fewer_large_images_go_through_a_network_together() -> None:
+    assert maps.at_once(torch.zeros(1, 3, 64, 64)) == 16
+    assert maps.at_once(torch.zeros(1, 1, 64, 64, 64)) == 8
+    assert maps.at_once(torch.zeros(1, 1, 256, 256, 256)) == 1
 
 
 # --------------------------------------------------------------------------------------- randomisation
@@ -96,14 +113,14 @@ def a_network() -> nn.Sequential:
 
 def test_a_map_that_only_shows_edges_fails_and_one_that_follows_the_weights_passes() -> None:
     network, shown = a_network(), image((16, 16), channels=1)
-    edges = randomised(network, lambda _: np.abs(shown[0, 0].numpy()), draws=2)
+    edges = randomised([network], lambda _: np.abs(shown[0, 0].numpy()), draws=2)
     assert not edges.passed
     assert edges.cascading[-1].ranks == pytest.approx(1)
 
-    def signed(net: nn.Module) -> np.ndarray:
-        return maps.integrated_gradients(net, torch.ones_like(shown), 0, steps=4).map  # a flat image
+    def signed(nets: Sequence[nn.Module]) -> np.ndarray:
+        return maps.integrated_gradients(nets[0], torch.ones_like(shown), 0, steps=4).map  # a flat image
 
-    assert randomised(network, signed, draws=2).passed
+    assert randomised([network], signed, draws=2).passed
 
 
 def test_the_network_itself_is_left_as_it_was_and_the_test_repeats_itself() -> None:
@@ -111,14 +128,30 @@ def test_the_network_itself_is_left_as_it_was_and_the_test_repeats_itself() -> N
     before = {name: value.clone() for name, value in network.state_dict().items()}
     torch.manual_seed(5)
 
-    def explain(net: nn.Module) -> np.ndarray:
-        return maps.gradient(net, shown, 1)
+    def explain(nets: Sequence[nn.Module]) -> np.ndarray:
+        return maps.gradient(nets[0], shown, 1)
 
-    one = randomised(network, explain, draws=1, independent=True)
-    assert one == randomised(network, explain, draws=1, independent=True)
+    one = randomised([network], explain, draws=1)
+    assert one == randomised([network], explain, draws=1)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert len(one.independent) == len(one.cascading) == 4
     assert one.cascading[0].layers == "6"
+
+
+def test_the_verdict_alone_takes_few_maps_and_all_steps_as_many_as_are_counted() -> None:
+    made = []
+
+    def explain(nets: Sequence[nn.Module]) -> np.ndarray:
+        made.append(len(nets))
+        return maps.gradient(nets[-1], image((16, 16), channels=1), 1)
+
+    networks = [a_network(), a_network()]
+    for every, maps_ in ((False, 3), (True, 9)):
+        made.clear()
+        outcome = randomised(networks, explain, every=every)
+        assert made == [2] * maps_ == [2] * count(networks[0], every=every)
+        assert len(outcome.cascading) == (4 if every else 1)
+        assert outcome.independent[:1] == outcome.cascading[:1] * every
 
 
 def test_layers_are_made_random_from_the_scores_back_to_the_image() -> None:
@@ -138,10 +171,10 @@ def test_a_map_that_is_constant_fails_and_a_random_network_s_tells_nothing() -> 
     assert likeness_of(nothing, some) == (1, 1)
     assert all(np.isnan(likeness_of(some, nothing)))
     assert mean_likeness([float("nan"), 0.25]) == 0.25
-    empty = randomised(network, lambda net: nothing if net is network else some)
+    empty = randomised([network], lambda nets: nothing if nets[0] is network else some)
     assert empty.constant
     assert not empty.passed
-    alone = randomised(network, lambda net: some if net is network else nothing)
+    alone = randomised([network], lambda nets: some if nets[0] is network else nothing)
     assert not alone.constant
     assert not alone.cascading[-1].compared
     assert not alone.passed

@@ -20,6 +20,7 @@ def an_explainer(*outcomes: Outcome) -> Explainer:
     explainer = object.__new__(Explainer)
     explainer.kinds = ("gradcam",)
     explainer.outcomes = {"gradcam": outcomes}
+    explainer.methods = []
     return explainer
 
 

@@ -2,12 +2,20 @@
 
 Before any map is written, the randomisation test of Adebayo et al. runs on the very model, on the first of
 the images that are to be explained. A kind of map that stays the same when the weights are made random has
-`FAILED` in the name of every file, and the reason beside it.
+`FAILED` in the name of every file, and the reason beside it. Several networks that answer together are
+explained together: a map is the mean of theirs, which for occlusion and integrated gradients is the map of
+their mean score.
+
+What is spent where: the verdict needs wholly random networks alone, and takes them on `TESTED` images; the
+steps on the way there are told of the first image. Tested maps are coarser than written ones: occluding
+windows lie side by side, the path of integrated gradients has `TEST_STEPS` parts. Written ones have
+windows that overlap by half, unless all that is asked for would take longer than `LONGEST`.
 """
 
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +32,7 @@ from isocenter.images.placement import Placement
 from isocenter.images.resample import resample
 from isocenter.methods.classes import Classifier
 from isocenter.methods.method import Arrays, Batch
-from isocenter.parts.explain import maps
+from isocenter.parts.explain import maps, randomisation
 from isocenter.parts.explain.randomisation import (
     HIGHEST,
     Likeness,
@@ -36,9 +44,16 @@ from isocenter.parts.explain.randomisation import (
 from isocenter.pipeline.answers import EXPLANATIONS, FAILED, KINDS, Kind
 from isocenter.pipeline.predict import Model
 from isocenter.pipeline.prepare import prepare_inputs
+from isocenter.pipeline.progress import Bar
 
 TESTED = 2
 """Images on which a kind of map is tested."""
+TEST_STEPS = 20
+"""Parts of the path of integrated gradients in tests; 20 to 300 suffice (Sundararajan et al. 2017)."""
+LONGEST = 300.0
+"""Seconds beyond which occluding windows do not overlap."""
+BACKWARD = 2
+"""What a pass back through a network costs, in passes forward."""
 COMPLETE = 0.05
 """By how much integrated gradients may miss what they must add up to."""
 
@@ -63,11 +78,15 @@ class Explanation:
 
 
 class Explainer:
-    """Explains the answers of a model's first network, and tests its maps.
+    """Explains the answers of a model, the mean over its networks, and tests its maps.
 
     Args:
         model: A trained classifier.
         kinds: Which maps.
+
+    Attributes:
+        overlapping: Whether occluding windows of written maps overlap by half.
+        shown: Advanced by every pass forward through a network; see `work`.
 
     Raises:
         BadPlan: The model is no classifier, or there is no such map.
@@ -83,18 +102,47 @@ class Explainer:
                 f"{model.plan.method} does not answer by scores of classes that could be explained."
             )
         self.model, self.method = model, method
+        self.methods = _alike(model)
         self.outcomes: dict[Kind, tuple[Outcome, ...]] = {}
+        self.overlapping = True
+        self.shown = Bar()
+
+    def begin(self, image: Image, count: int) -> float:
+        """Measure what a pass through the network takes, and decide whether occluding windows overlap.
+
+        Args:
+            image: One of those to be explained.
+            count: How many there are.
+
+        Returns:
+            The seconds that all tests and maps will take.
+        """
+        arrays, _ = prepare_inputs([image], self.method)
+        pace = self._pace(arrays)
+        self.overlapping = True
+        self.overlapping = self.work(count) * pace <= LONGEST
+        return self.work(count) * pace
+
+    def work(self, count: int) -> float:
+        """Passes forward through a network that the maps of so many images take, and their tests."""
+        return self.work_of_tests(count) + count * self._work(thorough=True)
+
+    def work_of_tests(self, count: int) -> float:
+        """The same of the tests alone."""
+        network = self.method.modules["network"]
+        maps_ = sum(randomisation.count(network, every=not number) for number in range(min(count, TESTED)))
+        return maps_ * self._work(thorough=False)
 
     def test(self, inputs: Sequence[Image], seed: int = 0) -> None:
         """Run the randomisation test of every kind of map on some images."""
         for kind in self.kinds:
             found = []
-            for image in inputs[:TESTED]:
+            for number, image in enumerate(inputs[:TESTED]):
                 arrays, _ = prepare_inputs([image], self.method)
                 target = int(self._probabilities(arrays).argmax())
+                networks = [method.modules["network"] for method in self.methods]
                 explain = self._explained(kind, arrays, target)
-                network = self.method.modules["network"]
-                found.append(randomised(network, explain, seed=seed, independent=True))
+                found.append(randomised(networks, explain, seed=seed, every=not number))
             self.outcomes[kind] = tuple(found)
 
     def against(self, other: Model, inputs: Sequence[Image]) -> dict[Kind, float]:
@@ -114,7 +162,7 @@ class Explainer:
             for image in inputs[:TESTED]:
                 arrays, _ = prepare_inputs([image], self.method)
                 target = int(self._probabilities(arrays).argmax())
-                pair = [each.of(kind, arrays, target)[0] for each in (self, stranger)]
+                pair = [each.of(kind, arrays, target, thorough=False)[0] for each in (self, stranger)]
                 ranks.append(likeness_of(*pair)[0])
             found[kind] = mean_likeness(ranks)
         return found
@@ -151,9 +199,18 @@ class Explainer:
             made.append(Explanation(kind, names[target], whole, float(sure[target]), gap))
         return made
 
-    def of(self, kind: Kind, arrays: Arrays, target: int) -> tuple[np.ndarray, float | None]:
-        """One map of a prepared image on the network's grid, and its gap where it has one."""
-        return self._map(kind, self.method, arrays, target)
+    def of(
+        self, kind: Kind, arrays: Arrays, target: int, *, thorough: bool = True
+    ) -> tuple[np.ndarray, float | None]:
+        """One map of a prepared image on the network's grid, and its gap where it has one.
+
+        Args:
+            kind: How it is made.
+            arrays: The prepared image.
+            target: The class.
+            thorough: As maps are written, not as they are tested.
+        """
+        return self._mean(kind, self.methods, arrays, target, thorough=thorough)
 
     def about(self) -> dict[str, JsonValue]:
         """What the tests found, for the file beside the maps."""
@@ -161,55 +218,108 @@ class Explainer:
 
     def _about(self, kind: Kind) -> JsonValue:
         outcomes = self.outcomes.get(kind, ())
+        first = outcomes[:1]
+        own: dict[str, JsonValue] = {"overlapping": self.overlapping} if kind == "occlusion" else {}
         return {
             "passed": self.passed(kind),
             "highest": HIGHEST,
             "images": len(outcomes),
+            "networks": len(self.methods),
+            **own,
             "constant": sum(outcome.constant for outcome in outcomes),
-            "cascading": _rows([outcome.cascading for outcome in outcomes]),
-            "independent": _rows([outcome.independent for outcome in outcomes]),
+            "cascading": [
+                *_rows([outcome.cascading[:-1] for outcome in first]),
+                *_rows([outcome.cascading[-1:] for outcome in outcomes]),
+            ],
+            "independent": _rows([outcome.independent for outcome in first]),
         }
 
     # ---------------------------------------------------------------------------------------- the network
 
     def _probabilities(self, arrays: Arrays) -> np.ndarray:
         with torch.inference_mode():
-            given = self.method.scores(self._batch(self.method, arrays)).float().cpu().numpy()[0]
-        return np.asarray(self.method.calibrated(given.astype(np.float64)))
+            each = [
+                method.scores(self._batch(method, arrays)).float().cpu().numpy()[0] for method in self.methods
+            ]
+        return np.asarray(self.method.calibrated(np.mean(each, axis=0, dtype=np.float64)))
 
     @staticmethod
     def _batch(method: Classifier, arrays: Arrays) -> Batch:
         whole = method.questions(arrays)
         return {name: value[:1].to(method.device) for name, value in whole.items()}
 
-    def _map(
-        self, kind: Kind, method: Classifier, arrays: Arrays, target: int
-    ) -> tuple[np.ndarray, float | None]:
+    def _pace(self, arrays: Arrays) -> float:
+        """Seconds for one image's pass forward through a network, from a batch that also goes back."""
+        image = self._batch(self.method, arrays)["image"]
+        images_ = image.expand(maps.at_once(image), *image.shape[1:])
+        maps.gradient(self._scores(self.method, arrays), image, 0)  # what only the first pass takes
+        start = time.perf_counter()
+        maps.gradient(self._scores(self.method, arrays), images_, 0)
+        return (time.perf_counter() - start) / (len(images_) * (1 + BACKWARD))
+
+    def _work(self, *, thorough: bool) -> float:
+        """Passes forward that one map of each kind takes."""
+        shape = self.method.stage.geometry.patch
+        overlapping = thorough and self.overlapping
+        steps = maps.STEPS if thorough else TEST_STEPS
+        passes: dict[Kind, float] = {
+            "gradient": 1 + BACKWARD,
+            "integrated": steps * (1 + BACKWARD) + 2,
+            "gradcam": 1,
+            "occlusion": 1 + sum(1 for _ in maps.covered(shape, overlapping=overlapping)),
+        }
+        return len(self.methods) * sum(passes[kind] for kind in self.kinds)
+
+    def _counted(self, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """A network whose passes advance what is shown."""
+
+        def counted(pictures: Tensor) -> Tensor:
+            self.shown.advance(len(pictures) * (1 + BACKWARD * pictures.requires_grad))
+            return network(pictures)
+
+        return counted
+
+    def _scores(self, method: Classifier, arrays: Arrays) -> Callable[[Tensor], Tensor]:
         rest = self._batch(method, arrays)
-        image = rest.pop("image")
+        return lambda pictures: method.scores(_together(rest, pictures))
 
-        def batch(pictures: Tensor) -> Batch:
-            others = {name: value.expand(len(pictures), *value.shape[1:]) for name, value in rest.items()}
-            return {"image": pictures, **others}
+    def _mean(
+        self, kind: Kind, methods: Sequence[Classifier], arrays: Arrays, target: int, *, thorough: bool
+    ) -> tuple[np.ndarray, float | None]:
+        """The mean map of several networks, and its gap."""
+        each = [self._map(kind, method, arrays, target, thorough=thorough) for method in methods]
+        found = np.mean([map_ for map_, _ in each], axis=0)
+        if kind != "integrated":
+            return found, None
+        rise = float(np.mean([risen for _, risen in each]))
+        return found, maps.gap_of(found, rise)
 
-        def scores(pictures: Tensor) -> Tensor:
-            return method.scores(batch(pictures))
-
+    def _map(
+        self, kind: Kind, method: Classifier, arrays: Arrays, target: int, *, thorough: bool
+    ) -> tuple[np.ndarray, float]:
+        """One network's map; and of integrated gradients what it must add up to."""
+        image = self._batch(method, arrays)["image"]
+        scores = self._counted(self._scores(method, arrays))
         if kind == "gradient":
-            return maps.gradient(scores, image, target), None
+            return maps.gradient(scores, image, target), 0.0
         if kind == "integrated":
-            found = maps.integrated_gradients(scores, image, target)
-            return found.map, found.gap
+            steps = maps.STEPS if thorough else TEST_STEPS
+            found = maps.integrated_gradients(scores, image, target, steps=steps)
+            return found.map, found.difference
         if kind == "occlusion":
-            return maps.occlusion(scores, image, target), None
-        features: Callable[[Tensor], Tensor] = lambda pictures: method.features(batch(pictures))  # noqa: E731
-        return maps.grad_cam(features, lambda found: method.head(found, batch(image)), image, target), None
+            return maps.occlusion(scores, image, target, overlapping=thorough and self.overlapping), 0.0
+        rest = self._batch(method, arrays)
+        features = self._counted(lambda pictures: method.features(_together(rest, pictures)))
+        return maps.grad_cam(features, lambda found: method.head(found, rest), image, target), 0.0
 
-    def _explained(self, kind: Kind, arrays: Arrays, target: int) -> Callable[[nn.Module], maps.Map]:
-        def explain(network: nn.Module) -> maps.Map:
-            other = copy.copy(self.method)
-            other.modules = nn.ModuleDict({**self.method.modules, "network": network})
-            return np.asarray(self._map(kind, other, arrays, target)[0])
+    def _explained(self, kind: Kind, arrays: Arrays, target: int) -> randomisation.Explain:
+        def explain(networks: Sequence[nn.Module]) -> maps.Map:
+            others = []
+            for method, network in zip(self.methods, networks, strict=True):
+                other = copy.copy(method)
+                other.modules = nn.ModuleDict({**method.modules, "network": network})
+                others.append(other)
+            return np.asarray(self._mean(kind, others, arrays, target, thorough=False)[0])
 
         return explain
 
@@ -255,6 +365,27 @@ def told(explainer: Explainer) -> Iterator[str]:
                 f"{kind} fails the randomisation test on this model: {_why(outcomes)} "
                 "Its files are marked FAILED."
             )
+
+
+def _alike(model: Model) -> list[Classifier]:
+    """All networks that answer and see an image as the first stage's do."""
+    first = model.members[0].stage
+    seen = (first.geometry.patch, first.normalisation)
+    return [
+        method
+        for member in model.members
+        if (member.stage.geometry.patch, member.stage.normalisation) == seen
+        for method in member.methods
+        if isinstance(method, Classifier)
+    ]
+
+
+def _together(rest: Batch, pictures: Tensor) -> Batch:
+    """Several pictures in the place of one, with all else that the network is given."""
+    others = {
+        name: value.expand(len(pictures), *value.shape[1:]) for name, value in rest.items() if name != "image"
+    }
+    return {"image": pictures, **others}
 
 
 def _why(outcomes: Sequence[Outcome]) -> str:

@@ -50,7 +50,7 @@ from isocenter.pipeline.answers import (
     refuse_taking_places,
 )
 from isocenter.pipeline.prepare import prepare_inputs
-from isocenter.pipeline.progress import Bar, bar
+from isocenter.pipeline.progress import Bar, bar, clock, say
 from isocenter.pipeline.run import WEIGHTS, Run
 from isocenter.records import Fingerprint, Plan, Stage, regions
 from isocenter.tasks.task import Task
@@ -573,11 +573,11 @@ def predict(
     given = [] if fixed is None else [fixed]
     refuse_taking_places(paths, kinds, [*chain(*wanted), *(pairs.fixed if pairs else given)])
     told = not maps  # which maps of its own a method has, its first answer tells
-    explaining = _explaining(model, wanted, explain)
     faults: dict[Path, IsocenterError] = {}
     computing_threads = torch.get_num_threads() if workers is None else workers
     with (
         computing.threads(computing_threads),
+        _explaining(model, wanted, explain) as explaining,
         bar(f"Answering {len(wanted)} images", total=len(wanted)) as shown,
     ):
         for done, (sources, still, path) in enumerate(zip(wanted, stills, paths, strict=True)):
@@ -597,6 +597,7 @@ def predict(
                 else:
                     explaining.write(image, path, explained)
                     kinds, told = _save(model, answer, path, overwrite=overwrite), True
+            explaining.reach(done + 1)
             shown.reach(done + 1)
     _tell_unanswered(faults, paths, out)
     return paths
@@ -613,23 +614,38 @@ def _tell_unanswered(faults: Mapping[Path, IsocenterError], paths: Sequence[Path
 
 @dataclass(frozen=True)
 class _Explaining:
-    """Which files explain the answer of a path, and what writes them; nothing where none are asked for."""
+    """Which files explain the answer of a path, what writes them, and what is told that so many images are
+    done; nothing where none are asked for."""
 
     paths: Callable[[Path], Sequence[Path]] = lambda path: ()
     write: Callable[[Image, Path, str | None], object] = lambda image, path, label: None
+    reach: Callable[[int], object] = lambda done: None
 
 
-def _explaining(model: Model, wanted: Sequence[Sequence[str]], kinds: Sequence[str]) -> _Explaining:
-    """How answers are explained. The tests of these maps run here, once."""
+@contextlib.contextmanager
+def _explaining(model: Model, wanted: Sequence[Sequence[str]], kinds: Sequence[str]) -> Iterator[_Explaining]:
+    """How answers are explained, with the time left shown. The tests of these maps run here, once."""
     if not kinds:
-        return _Explaining()
+        yield _Explaining()
+        return
     from isocenter.pipeline import explain
 
     explainer = explain.Explainer(model, kinds)
-    explainer.test(list(islice(_readable(model, wanted), explain.TESTED)))
-    for sentence in explain.told(explainer):
-        warnings.warn(sentence, IsocenterWarning, stacklevel=3)
-    return _Explaining(partial(explain.paths, explainer), partial(explain.write, explainer))
+    first = list(islice(_readable(model, wanted), explain.TESTED))
+    if first:
+        seconds = explainer.begin(first[0], len(wanted))
+        say(f"Explaining {len(wanted)} images, with the tests of their maps: about {clock(seconds)}.")
+    tests, whole = explainer.work_of_tests(len(first)), explainer.work(len(wanted))
+    with bar(f"Explaining {len(wanted)} images", total=whole) as explainer.shown:
+        explainer.test(first)
+        for sentence in explain.told(explainer):
+            warnings.warn(sentence, IsocenterWarning, stacklevel=3)
+        each = (whole - tests) / len(wanted)
+        yield _Explaining(
+            partial(explain.paths, explainer),
+            partial(explain.write, explainer),
+            lambda done: explainer.shown.reach(tests + done * each),
+        )
 
 
 def _readable(model: Model, wanted: Iterable[Sequence[str]]) -> Iterator[Image]:

@@ -25,8 +25,9 @@ Map = NDArray[np.float32]
 
 STEPS = 64
 WINDOWS = {1: 16, 2: 8, 3: 4}
-"""Occluding windows along each axis of signals, pictures and volumes, half of each covered by the next."""
-BATCH = 16
+"""Occluding windows along each axis of signals, pictures and volumes that lie side by side."""
+BATCH, BATCH_VOXELS = 16, 2**21
+"""Images at once: so many, or fewer large ones, which hold so many voxels together."""
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -68,15 +69,20 @@ def integrated_gradients(
     start = torch.zeros_like(image) if baseline is None else baseline
     shares = (torch.arange(steps, dtype=image.dtype, device=image.device) + 0.5) / steps
     total = torch.zeros_like(image)
-    for part in torch.split(shares, BATCH):
+    for part in torch.split(shares, at_once(image)):
         there = start + part.reshape(-1, *[1] * (image.ndim - 1)) * (image - start)
         total += _gradients(scores, there, target).sum(dim=0, keepdim=True)
     added = (image - start) * total / steps
     with torch.no_grad():
         ends = scores(torch.cat([start, image])).float()[:, target]
     difference = float(ends[1] - ends[0])
-    gap = (float(added.double().sum()) - difference) / max(abs(difference), 1e-12)
-    return Integrated(_plain(added.sum(dim=1)[0]), difference, gap)
+    found = _plain(added.sum(dim=1)[0])
+    return Integrated(found, difference, gap_of(found, difference))
+
+
+def gap_of(map_: Map, difference: float) -> float:
+    """The sum of a map less what it must add up to, as a share of that."""
+    return (float(map_.sum(dtype=np.float64)) - difference) / max(abs(difference), 1e-12)
 
 
 def grad_cam(features: Scores, head: Callable[[Tensor], Tensor], image: Tensor, target: int) -> Map:
@@ -88,8 +94,10 @@ def grad_cam(features: Scores, head: Callable[[Tensor], Tensor], image: Tensor, 
         image: (1, channel, *space).
         target: The class.
     """
+    with torch.no_grad():
+        maps = features(image)
     with torch.enable_grad():
-        maps = features(image).detach().requires_grad_(True)
+        maps = maps.detach().requires_grad_(True)
         score = head(maps).float()[:, target].sum()
         (slope,) = torch.autograd.grad(score, maps)
     weight = slope.flatten(2).mean(dim=2).reshape(*slope.shape[:2], *[1] * (slope.ndim - 2))
@@ -99,7 +107,13 @@ def grad_cam(features: Scores, head: Callable[[Tensor], Tensor], image: Tensor, 
 
 
 def occlusion(
-    scores: Scores, image: Tensor, target: int, windows: int | None = None, fill: float = 0.0
+    scores: Scores,
+    image: Tensor,
+    target: int,
+    windows: int | None = None,
+    fill: float = 0.0,
+    *,
+    overlapping: bool = True,
 ) -> Map:
     """By how much the score falls when a window is covered, averaged over the windows that cover a voxel.
 
@@ -107,17 +121,18 @@ def occlusion(
         scores: The network.
         image: (1, channel, *space).
         target: The class.
-        windows: How many lie along each axis without overlap, `WINDOWS` by default; as many again lie
-            half-way between.
+        windows: How many lie along each axis without overlap, `WINDOWS` by default.
         fill: What the window is covered with; the mean of an image brought to mean 0.
+        overlapping: Whether as many again lie half-way between.
     """
     space = tuple(image.shape[2:])
     total, count = np.zeros(space), np.zeros(space)
     with torch.no_grad():
         whole = float(scores(image).float()[0, target])
-        places = list(covered(space, windows or WINDOWS[len(space)]))
-        for start in range(0, len(places), BATCH):
-            part = places[start : start + BATCH]
+        places = list(covered(space, windows, overlapping=overlapping))
+        together = at_once(image)
+        for start in range(0, len(places), together):
+            part = places[start : start + together]
             hidden = image.repeat(len(part), *[1] * (image.ndim - 1))
             for place, box in zip(hidden, part, strict=True):
                 place[(slice(None), *box)] = fill
@@ -127,14 +142,22 @@ def occlusion(
     return np.asarray(total / np.maximum(count, 1), dtype=np.float32)
 
 
-def covered(space: Sequence[int], windows: int) -> Iterator[tuple[slice, ...]]:
-    """Windows that cover an image, each half of it covered again by the next."""
+def covered(
+    space: Sequence[int], windows: int | None = None, *, overlapping: bool = True
+) -> Iterator[tuple[slice, ...]]:
+    """Windows that cover an image, each half of it covered again by the next where they overlap."""
     axes = []
     for edge in space:
-        size = max(1, -(-edge // windows))
-        starts = range(0, max(1, edge - size // 2), max(1, size // 2))
-        axes.append([slice(start, min(edge, start + size)) for start in starts])
+        size = max(1, -(-edge // (windows or WINDOWS[len(space)])))
+        step = max(1, size // 2) if overlapping else size
+        last = max(1, edge - size // 2) if overlapping else edge
+        axes.append([slice(start, min(edge, start + size)) for start in range(0, last, step)])
     yield from itertools.product(*axes)
+
+
+def at_once(image: Tensor) -> int:
+    """How many images of this size (1, channel, *space) go through a network together."""
+    return max(1, min(BATCH, BATCH_VOXELS // image[0, 0].numel()))
 
 
 def _gradients(scores: Scores, image: Tensor, target: int) -> Tensor:

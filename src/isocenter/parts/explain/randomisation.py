@@ -2,6 +2,7 @@
 
 `cascading` makes layer after layer random, from the scores back to the image, each on top of those before;
 `independent` makes one layer random at a time. A map that stays the same shows the image, not the network.
+Networks that answer together are made random together, the same layers in each.
 
 Source: Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018, whose rank correlations, with and
 without signs, these are. Arun et al., Radiology: AI 2021, found none of eight maps to pass every test.
@@ -20,14 +21,15 @@ from scipy.stats import rankdata
 from torch import nn
 
 Map = NDArray[np.float32]
-Explain = Callable[[nn.Module], Map]
-"""The map that a network gives for one image and class."""
+Explain = Callable[[Sequence[nn.Module]], Map]
+"""The map that networks which answer together give for one image and class."""
 
 HIGHEST = 0.5
 """A map passes if its mean rank correlation with those of a wholly random network is at most this: half-way
 between maps that have nothing in common and the same map."""
 STEPS = 6
 DRAWS = 2
+"""Wholly random networks that the verdict rests on; the steps before it, which decide nothing, have one."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Outcome:
     """A randomisation test of one kind of map.
 
     Attributes:
-        cascading: One row for each step, from the scores to the image; the last has no learnt weight left.
+        cascading: One row for each step, from the scores to the image; the last, of which alone the verdict
+            is made, has no learnt weight left.
         independent: One row for each group of layers made random by itself.
         constant: The learnt network's map has one value everywhere: it says nothing, and cannot pass.
     """
@@ -69,30 +72,40 @@ class Outcome:
 
 
 def randomised(
-    network: nn.Module,
+    networks: Sequence[nn.Module],
     explain: Explain,
     *,
     seed: int = 0,
     steps: int = STEPS,
     draws: int = DRAWS,
-    independent: bool = False,
+    every: bool = True,
 ) -> Outcome:
-    """Run the test on a network, of which only copies are changed.
+    """Run the test on networks that answer together, of which only copies are changed.
 
     Args:
-        network: As learnt, in evaluation mode.
-        explain: Gives the map of a network.
+        networks: As learnt, in evaluation mode, of one architecture.
+        explain: Gives their map.
         seed: Of the random weights.
         steps: Into how many groups the layers are divided.
-        draws: Random networks for each step.
-        independent: Also make each group random by itself.
+        draws: Random networks for the last step.
+        every: Take also the steps on the way there, and make each group random by itself.
     """
-    own = explain(network)
-    groups = grouped(layers(network)[::-1], steps)
+    own = explain(networks)
+    groups = grouped(layers(networks[0])[::-1], steps)
     sofar = [[name for group in groups[: step + 1] for name in group] for step in range(len(groups))]
-    cascading = [_likeness(network, explain, own, names, seed, draws) for names in sofar]
-    alone = [_likeness(network, explain, own, group, seed, draws) for group in groups] if independent else []
-    return Outcome(tuple(cascading), tuple(alone), constant=is_constant(own))
+    last = _likeness(networks, explain, own, sofar[-1], seed, draws)
+    if not every:
+        return Outcome((last,), constant=is_constant(own))
+    cascading = [*(_likeness(networks, explain, own, names, seed, 1) for names in sofar[:-1]), last]
+    # The first group by itself is the cascade's first step.
+    alone = [_likeness(networks, explain, own, group, seed, 1) for group in groups[1:]]
+    return Outcome(tuple(cascading), (cascading[0], *alone), constant=is_constant(own))
+
+
+def count(network: nn.Module, *, steps: int = STEPS, draws: int = DRAWS, every: bool = True) -> int:
+    """How many maps `randomised` makes."""
+    groups = len(grouped(layers(network), steps))
+    return 1 + draws + (2 * (groups - 1) if every else 0)
 
 
 def layers(network: nn.Module) -> list[str]:
@@ -133,16 +146,17 @@ def mean_likeness(found: Sequence[float]) -> float:
 
 
 def _likeness(
-    network: nn.Module, explain: Explain, own: Map, names: Sequence[str], seed: int, draws: int
+    networks: Sequence[nn.Module], explain: Explain, own: Map, names: Sequence[str], seed: int, draws: int
 ) -> Likeness:
     found = []
     for draw in range(draws):
-        other = copy.deepcopy(network)
+        others = [copy.deepcopy(network) for network in networks]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed * 1000 + draw)
-            for name in names:
-                _forget(other.get_submodule(name))
-        found.append(likeness_of(own, explain(other)))
+            for other in others:
+                for name in names:
+                    _forget(other.get_submodule(name))
+        found.append(likeness_of(own, explain(others)))
     ranks, signed = (mean_likeness(each) for each in zip(*found, strict=True))
     title = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
     compared = any(np.isfinite(told) for told, _ in found)
