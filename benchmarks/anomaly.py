@@ -2,7 +2,8 @@
 
 `python benchmarks/anomaly.py heads 3m --methods ae,vae,anogan`. Each method is trained on fold 0 for the
 budget with each seed. `anomaly/intensity` learns nothing by gradient and is judged on the same cases; so is
-the plain mean of each image's values, taken in whichever direction ranks better, which flatters it.
+the plain mean of each image's values, taken in whichever direction ranks better, which flatters it. Where a
+set has regions of the anatomy, each of them is judged, with its spread over seeds.
 
 | set | healthy against |
 |---|---|
@@ -20,7 +21,7 @@ import csv
 import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ MEASURES = (
     "voxel_pr_auc",
     "abnormal_share",
 )
+REGION_MEASURES = ("region_roc_auc", "region_voxel_roc_auc")
 BASELINE = "anomaly/intensity"
 TILE = 48
 """Pixels of 1 mm along each side of a tile of the MS images."""
@@ -86,10 +88,17 @@ def _trained(
 
 
 def _over_seeds(several: list[Scores]) -> dict[str, Any]:
+    """Of the whole and of each region, see `_of_label`."""
+    regions = [label for label, found in several[0].summary.items() if "region_roc_auc" in found]
+    whole = _of_label(several, "abnormal", MEASURES)
+    return {**whole, **{name: _of_label(several, name, REGION_MEASURES) for name in regions}}
+
+
+def _of_label(several: list[Scores], label: str, measures: Sequence[str]) -> dict[str, Any]:
     """Each measure's mean and spread over seeds, and the first seed's interval over patients."""
     table: dict[str, Any] = {}
-    for name in MEASURES:
-        intervals = [scores.summary["abnormal"].get(name) for scores in several]
+    for name in measures:
+        intervals = [scores.summary[label].get(name) for scores in several]
         values = [one.mean for one in intervals if one is not None and one.mean is not None]
         if values:
             first = intervals[0]

@@ -156,7 +156,8 @@ class Dataset(Record):
     """Cases in the user's own files, with the names of their channels and labels.
 
     With `objects`, truth files number single objects (1, 2, 3 ...): read through
-    `images.layouts.read_truth`, any value above zero counts as 1. `folds` are those the dataset brings along;
+    `images.layouts.read_truth`, any value above zero counts as 1. `anatomy` names the regions in label images
+    of the body that cases may have beside their truth. `folds` are those the dataset brings along;
     without them the plan draws its own.
     """
 
@@ -168,6 +169,7 @@ class Dataset(Record):
     labels: tuple[Label, ...] = ()
     paint: tuple[int, ...] = ()
     ignore: int | None = None
+    anatomy: tuple[Label, ...] = ()
     objects: bool = False
     cases: tuple[Case, ...]
     folds: tuple[Fold, ...] = ()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from isocenter.phantoms import storing
 from isocenter.phantoms.tissues import Properties
 
 LABEL = "lesion"
+REGIONS = {"white matter": 1, "cortex": 2, "deep grey matter": 3, "ventricles": 4}
+"""In label images of the anatomy; where a lesion lies, what it lies in."""
 
 WHITE = Properties(0.70, 832, 80, 0)
 GREY = Properties(0.80, 1331, 110, 0)
@@ -88,10 +91,12 @@ class Slice:
     Attributes:
         image: (y, x) uint8.
         lesion: (y, x) bool, where most of a pixel is one.
+        anatomy: (y, x) uint8, the region that most of a pixel is of; 0 for others.
     """
 
     image: NDArray[np.uint8]
     lesion: NDArray[np.bool_]
+    anatomy: NDArray[np.uint8]
 
 
 def scan(rng: Generator, *, abnormal: bool, protocol: Protocol = Protocol()) -> Slice:
@@ -110,21 +115,24 @@ def scan(rng: Generator, *, abnormal: bool, protocol: Protocol = Protocol()) -> 
     image[white] = signal["white"]
     grey, fluid = _deep(rng, up, left)
     image[grey], image[fluid] = signal["grey"], signal["fluid"]
+    cortex = (far < 0.855) & ~white
+    anatomy = _anatomy((white & ~grey & ~fluid, cortex & ~grey & ~fluid, grey & ~fluid, fluid))
     lesion = np.zeros(up.shape, dtype=bool)
     if abnormal:
         lesion = _lesions(rng, (up, left), white & ~grey & ~fluid & (far < 0.7), protocol)
     image[lesion] = signal["lesion"]
-    return Slice(_stored(rng, _binned(image), protocol), _binned(lesion.astype(np.float64)) > 0.5)
+    return Slice(_stored(rng, _binned(image), protocol), _mostly(lesion), anatomy)
 
 
 def write_dataset(folder: Path, cases: int = 200, *, seed: int = 0, protocol: Protocol = Protocol()) -> Path:
-    """Write `images/H001.png` … and masks of the same names in `labels/`, which are empty for the healthy.
+    """Write `images/H001.png` …, masks of the same names in `labels/`, which are empty for the healthy, and
+    the regions of each head in `anatomy/`.
 
     Raises:
         BadDataset: There are no cases to write.
     """
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    (folder / "labels").mkdir(parents=True, exist_ok=True)
+    for name in ("images", "labels", "anatomy"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     abnormal = np.random.default_rng([seed, cases]).permutation(cases) < round(protocol.abnormal * cases)
 
     def one(number: int) -> None:
@@ -132,9 +140,10 @@ def write_dataset(folder: Path, cases: int = 200, *, seed: int = 0, protocol: Pr
         name = f"H{number + 1:03d}.png"
         storing.write_png(folder / "images" / name, made.image)
         storing.write_png(folder / "labels" / name, made.lesion.astype(np.uint8))
+        storing.write_png(folder / "anatomy" / name, made.anatomy)
 
     storing.each_case(one, cases)
-    said = {"task": "anomaly", "labels": {LABEL: 1}}
+    said = {"task": "anomaly", "labels": {LABEL: 1}, "anatomy": REGIONS}
     files.write_text(folder / "isocenter.json", json.dumps(said, indent=2) + "\n")
     return folder
 
@@ -184,6 +193,18 @@ def _lesions(
         )
         found |= np.hypot(dy, dx * rng.uniform(0.8, 1.25)) < rng.uniform(*protocol.radius_mm) * (1 + lobes)
     return found & inside
+
+
+def _anatomy(regions: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint8]:
+    """Regions, which exclude each other on the fine grid, as numbers from 1 on pixels."""
+    anatomy = np.zeros([size // _FINE for size in regions[0].shape], dtype=np.uint8)
+    for number, region in enumerate(regions, start=1):
+        anatomy[_mostly(region)] = number
+    return anatomy
+
+
+def _mostly(fine: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.asarray(_binned(fine.astype(np.float64)) > 0.5)
 
 
 def _binned(fine: Floats) -> Floats:

@@ -19,6 +19,7 @@ _NOT_TASKS = (
     "class_files",
     "count_files",
     "label_files",
+    "regions",
     "single",
     "task",
 )

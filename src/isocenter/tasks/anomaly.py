@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from isocenter import files, images
 from isocenter.errors import BadDataset, UnreadableFile
 from isocenter.images.image import Image
-from isocenter.images.layouts import read_truth
+from isocenter.images.layouts import ANATOMY, read_truth
 from isocenter.images.layouts.classes import CLASS, CLASSES, NONE
 from isocenter.images.layouts.draft import IMAGE, TRUTH
 from isocenter.images.placement import Placement
@@ -25,7 +25,7 @@ from isocenter.images.resample import resample_labels
 from isocenter.parts.metrics.classification import Pool, pooled
 from isocenter.parts.metrics.curves import pr_auc, roc_auc
 from isocenter.records import Case, CaseMeasure, CaseScore, Dataset, Finding, Label
-from isocenter.tasks import case_files
+from isocenter.tasks import case_files, regions
 from isocenter.tasks.label_files import grid_findings
 from isocenter.tasks.single import MEAN, RASTERS, SingleImage, means
 from isocenter.tasks.task import Facts, Measure, Measured, Picture, Summary, Task, Values
@@ -50,11 +50,15 @@ class Normality:
         case: Its id.
         abnormal: Whether it is; None where nobody says it.
         mask: Where, on the image's grid; None where only the whole was judged.
+        anatomy: A label image of the regions of the body, on the same grid, if there is one.
+        regions: By name, where each of these lies, (*space).
     """
 
     case: str
     abnormal: bool | None
     mask: Image | None = None
+    anatomy: Image | None = None
+    regions: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +104,7 @@ class Anomaly(SingleImage):
         "image is background it flatters; the average precision does not.",
         "voxel_pr_auc": "Average precision over the voxels of a case that has abnormal ones; an answer by "
         "chance gets the share of these, `abnormal_share`.",
+        **regions.RULES,
         "missing answer": "A case without an answer ranks behind all others, is called healthy, and is "
         "listed under failures.",
         "intervals": "95 %, over patients: DeLong's for the ROC AUC where every patient has one case, BCa "
@@ -115,6 +120,7 @@ class Anomaly(SingleImage):
         "voxel_roc_auc": Measure("Voxel ROC AUC", shown=True),
         "voxel_pr_auc": Measure("Voxel PR AUC", shown=True),
         "abnormal_share": Measure("Share of abnormal voxels", better="none"),
+        **regions.MEASURES,
     }
 
     def learnable(self, measured: CaseMeasure) -> bool:
@@ -132,26 +138,27 @@ class Anomaly(SingleImage):
         return case_files.several(path)
 
     def read_truth(self, dataset: Dataset, case: Case) -> Normality:
-        """Read whether a case is abnormal, and where.
+        """Read whether a case is abnormal, where, and the regions of the body that it shows.
 
         Raises:
-            BadDataset: A class tells neither healthy from abnormal, or a table says nothing of the case.
+            BadDataset: A class tells neither healthy from abnormal, a table says nothing of the case, or the
+                anatomy does not fit.
             UnreadableFile: A file cannot be read.
         """
         said = case.truth.get(TRUTH)
         if isinstance(said, str) and case_files.is_table(said):
             return Normality(case.id, _of_table(dataset.path(said), case))
         mask = read_truth(dataset, case) if isinstance(said, str) else None
-        by_class = _by_class(case.truth, dataset)
+        abnormal = _by_class(case.truth, dataset)
         if mask is not None:
-            return Normality(case.id, bool((mask.array != 0).any()) or bool(by_class), mask)
-        return Normality(case.id, by_class)
+            abnormal = bool((mask.array != 0).any()) or bool(abnormal)
+        return Normality(case.id, abnormal, mask, *regions.read(dataset, case, mask, (ABNORMAL, MEAN)))
 
     def read_answer(self, path: Path, truth: Normality, dataset: Dataset) -> Suspected:
         """Read a score, from JSON or a table, and the map that lies beside it.
 
         Raises:
-            BadDataset: It says nothing of the case, or the map lies on another grid than the mask.
+            BadDataset: It says nothing of the case, or the map lies on another grid than mask or anatomy.
             UnreadableFile: A file cannot be read.
         """
         if path.suffix.lower() != ".json":
@@ -196,6 +203,8 @@ class Anomaly(SingleImage):
         findings: tuple[Finding, ...] = ()
         if truth.mask is not None:
             findings = grid_findings(dataset, case, image, truth.mask)
+        if truth.anatomy is not None:
+            findings += grid_findings(dataset, case, image, truth.anatomy, ANATOMY)
         content = repr((truth.abnormal, None if truth.mask is None else truth.mask.affine.tolist()))
         digest = hashlib.blake2b(content.encode(), digest_size=16)
         if truth.mask is not None:
@@ -221,7 +230,7 @@ class Anomaly(SingleImage):
     # ------------------------------------------------------------------------------------------- judging
 
     def score(self, answer: Suspected, truth: Normality, facts: Facts) -> Values:
-        """The case's score, and how well its map ranks abnormal voxels before others."""
+        """The case's score, and how well its map ranks abnormal voxels before others, also by region."""
         values: dict[str, float | None] = {"score": answer.score if answer.given else None}
         if truth.mask is not None and truth.mask.array.any():
             abnormal = truth.mask.array[0] != 0
@@ -230,7 +239,7 @@ class Anomaly(SingleImage):
             if answer.map is not None:
                 scores, there = answer.map.reshape(-1), abnormal.reshape(-1)
                 values |= {"voxel_roc_auc": roc_auc(scores, there), "voxel_pr_auc": pr_auc(scores, there)}
-        return {ABNORMAL: values}
+        return {ABNORMAL: values, **regions.score(truth.regions, answer.map, truth.mask)}
 
     def evidence(self, answer: Suspected, truth: Normality, facts: Facts) -> dict[str, JsonValue]:
         """Score, truth, and what the answer's own threshold says; null where there is none."""
@@ -249,17 +258,20 @@ class Anomaly(SingleImage):
         return (Label(name=ABNORMAL, values=(1,)),)
 
     def summarise(self, cases: Sequence[CaseScore]) -> Summary:
-        """What only a set has, with means over the cases that have masks."""
+        """What only a set has, with means over the cases that have masks; regions after the whole."""
         if not cases:
             return {}
-        found = {name: values for name, values in means(cases).items() if name in (ABNORMAL, MEAN)}
+        every, areas = means(cases), regions.areas(cases)
+        found = {label: dict(every.get(ABNORMAL, {})) for label in (ABNORMAL, MEAN)}
         pool = _pool(cases)
         if pool is not None:
             judged = pool.judged()[ABNORMAL]
             own = any(case.evidence.get("chosen") is not None for case in cases)
             kept = {name: judged[name] for name in (_OF_SET if own else _OF_SET[:2])}
             found = {label: {**kept, **found.get(label, {})} for label in (ABNORMAL, MEAN)}
-        return {label: {m: v for m, v in values.items() if m != "score"} for label, values in found.items()}
+        found |= {name: {**area, **every[name]} for name, area in areas.items()}
+        kept_back = ("score", regions.SCORE)
+        return {label: {m: v for m, v in one.items() if m not in kept_back} for label, one in found.items()}
 
     def charts(self, sets: Mapping[str, Sequence[CaseScore]]) -> tuple[Picture, ...]:
         """The ROC curve over cases, with its band over patients, for each of those who answered."""
@@ -357,8 +369,9 @@ def _map_beside(path: Path, truth: Normality) -> NDArray[np.float32] | None:
         if not place.is_file():
             continue
         found = images.read(place)
-        if truth.mask is not None and (problem := truth.mask.geometry.difference(found.geometry)):
-            raise BadDataset(f"the map does not lie on the mask's grid: {problem}.", where=place)
+        for what, known in (("mask", truth.mask), ("anatomy", truth.anatomy)):
+            if known is not None and (problem := known.geometry.difference(found.geometry)):
+                raise BadDataset(f"the map does not lie on the {what}'s grid: {problem}.", where=place)
         return np.asarray(found.array[0], dtype=np.float32)
     return None
 

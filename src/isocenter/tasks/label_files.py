@@ -32,9 +32,11 @@ def where(dataset: Dataset, case: Case, key: str = IMAGE) -> str:
     return named[0] if named else dataset.root
 
 
-def grid_findings(dataset: Dataset, case: Case, image: Image, truth: Image) -> tuple[Finding, ...]:
-    """Whether the labels lie on the image's grid."""
-    place = where(dataset, case, TRUTH)
+def grid_findings(
+    dataset: Dataset, case: Case, image: Image, truth: Image, key: str = TRUTH
+) -> tuple[Finding, ...]:
+    """Whether the labels lie on the image's grid; `key` names their file in the case's truth."""
+    place = where(dataset, case, key)
     moved = image.geometry.difference(truth.geometry)
     if moved is not None:
         what = f"the labels do not lie on the image's grid: {moved}."

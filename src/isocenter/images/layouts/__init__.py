@@ -32,7 +32,16 @@ from isocenter.images.layouts import (
     tables,
 )
 from isocenter.images.layouts.declaration import Declaration
-from isocenter.images.layouts.draft import FIXED, IMAGE, MOVING, TRUTH, Draft, channel, label_files
+from isocenter.images.layouts.draft import (
+    ANATOMY,
+    FIXED,
+    IMAGE,
+    MOVING,
+    TRUTH,
+    Draft,
+    channel,
+    label_files,
+)
 from isocenter.images.layouts.labels import inferred, renumbered
 from isocenter.images.layouts.listing import unreadable
 from isocenter.images.layouts.plain import TARGET
@@ -40,6 +49,7 @@ from isocenter.images.sources import ARCHIVE
 from isocenter.records import Case, Channel, Dataset, Label
 
 __all__ = [
+    "ANATOMY",
     "FIXED",
     "IMAGE",
     "MOVING",
@@ -120,6 +130,7 @@ def open_dataset(path: str | Path, task: str | None = None) -> Dataset:
         labels=labels or (),
         paint=draft.paint,
         ignore=draft.ignore,
+        anatomy=draft.anatomy,
         objects=objects,
         cases=draft.cases,
         folds=draft.folds,

@@ -38,6 +38,8 @@ class Declaration(Record):
     """For overlapping labels: the value to be saved for each."""
     ignore: int | None = None
     """The value of voxels that are not judged."""
+    anatomy: dict[str, int | list[int]] | None = None
+    """Regions of the body and their values in the label images of the anatomy."""
     objects: str | None = None
     """What the label files number, when they number single objects; any value above zero is one."""
     truth: str | None = None
@@ -96,6 +98,8 @@ def applied(draft: Draft, said: Declaration) -> Draft:
         changes["paint"] = painted(labels, said.regions_class_order, where)
     if said.ignore is not None:
         changes["ignore"] = said.ignore
+    if said.anatomy is not None:
+        changes["anatomy"] = declared(said.anatomy, where)[0]
     if said.patient is not None:
         changes["cases"] = tuple(_with_patient(case, said.patient, where) for case in draft.cases)
     return Draft(**{**vars(draft), **changes})

@@ -15,6 +15,10 @@ IMAGE = "image"
 TRUTH = "label"
 """The key of a case's truth that names its label file."""
 
+ANATOMY = "anatomy"
+"""The key of a case's truth that names a label image of the regions of the body, beside what is to be found;
+also the column of a manifest, and the folder beside `images/`."""
+
 FIXED, MOVING = "fixed", "moving"
 """The roles of the two images of a pair."""
 
@@ -45,6 +49,7 @@ class Draft:
     labels: tuple[Label, ...] | None = None
     paint: tuple[int, ...] = ()
     ignore: int | None = None
+    anatomy: tuple[Label, ...] = ()
     objects: bool = False
     folds: tuple[Fold, ...] = ()
     reference: str = ""

@@ -2,7 +2,8 @@
 
 A label belongs to the image of the same name, or to `name_0000`, `name_0001` ... as its channels; the label's
 own name may end in `_mask`, `_label`, `_seg` or `_segmentation`. Pairs below `train/`, `val/` and `test/` are
-official splits, and so is `imagesTs/` + `labelsTs/`. Images and truths may also lie in one folder, called
+official splits, and so is `imagesTs/` + `labelsTs/`. Label images of the regions of the body may lie in
+`anatomy/` beside `images/`, under the images' names. Images and truths may also lie in one folder, called
 alike but for one word: `001cell.png` beside `001dots.png`.
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 from isocenter.errors import BadDataset
 from isocenter.images.layouts import keyed
 from isocenter.images.layouts.declaration import Declaration
-from isocenter.images.layouts.draft import Draft, case
+from isocenter.images.layouts.draft import ANATOMY, Draft, case
 from isocenter.images.layouts.listing import folders, sources, tell_left_out
 from isocenter.records import Case, Label
 
@@ -171,7 +172,7 @@ def _pairs(root: Path) -> Iterator[tuple[str, str, str | None]]:
 
 def _matched(root: Path, inputs: str, truths: str, split: str | None) -> list[Case]:
     shown, labelled = sources(root, inputs), sources(root, truths)
-    channels = numbered(shown)
+    channels, regions = numbered(shown), _anatomy(root, inputs)
     places = sorted({place for files in channels.values() for place in files})
     cases, used = [], set()
     for name, truth in labelled.items():
@@ -182,10 +183,19 @@ def _matched(root: Path, inputs: str, truths: str, split: str | None) -> list[Ca
         one = (shown[identity],) if identity in shown else ()
         files = one or tuple(channels[identity].get(place) for place in places)
         used |= {truth, *(file for file in files if file)}
-        cases.append(case(identity, files, truth, where=root, split=split))
+        made = case(identity, files, truth, where=root, split=split)
+        shows = {ANATOMY: regions[identity]} if identity in regions else {}
+        cases.append(made.changed(truth={**made.truth, **shows}))
     tell_left_out(root, f"images of {inputs} have no label", sorted(set(shown.values()) - used))
     tell_left_out(root, f"labels of {truths} have no image", sorted(set(labelled.values()) - used))
     return cases
+
+
+def _anatomy(root: Path, inputs: str) -> dict[str, str]:
+    """The label images in `anatomy/` beside a folder of images, by name."""
+    above = Path(inputs).parent
+    name = folders(root / above).get(ANATOMY)
+    return {} if name is None else sources(root, (above / name).as_posix())
 
 
 def numbered(shown: Mapping[str, str]) -> dict[str, dict[str, str]]:

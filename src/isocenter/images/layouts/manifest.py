@@ -9,6 +9,7 @@
 | `target` | the image that is wanted, where the truth is another image |
 | `fixed`, `moving` | in place of `image`: the two images of a pair, to be registered |
 | `fixed_label`, `moving_label`, `landmarks` | optional, beside these: label files, a table of landmarks |
+| `anatomy` | optional: a label image of the regions of the body, beside what is to be found |
 | `id` (also `case`) | optional; otherwise the image's name |
 | `patient` (also `subject`, `patient_id`) | optional; otherwise every case is a patient of its own |
 | `group` (else `site`, `scanner`, `centre`) | optional, for scores by group |
@@ -28,7 +29,7 @@ from isocenter.errors import BadDataset, suggestion
 from isocenter.images.formats.delimited import decoded, table
 from isocenter.images.layouts import classes
 from isocenter.images.layouts.declaration import Declaration
-from isocenter.images.layouts.draft import FIXED, MOVING, TRUTH, Draft, case, channels
+from isocenter.images.layouts.draft import ANATOMY, FIXED, MOVING, TRUTH, Draft, case, channels
 from isocenter.images.layouts.listing import confined, entries, folders, names_of, some, sources
 from isocenter.images.layouts.plain import ASKED_TARGETS, TARGET
 from isocenter.images.sources import stem, suffix
@@ -236,6 +237,7 @@ def _cases(
     only = columns[0] if len(columns) == 1 else None
     asked = truth.column if truth else None
     _refuse_empty(rows, [name for name in (identity, asked, patient, only) if name], path)
+    shown = _named_by(root, rows, ANATOMY, path, ANATOMY) if ANATOMY in header else [{} for _ in rows]
     return [
         case(
             name,
@@ -245,7 +247,7 @@ def _cases(
             patient=said_of(row, patient),
             group=said_of(row, group),
             split=said_of(row, split),
-        ).changed(truth=dict(truth.rows[place]) if truth else {})
+        ).changed(truth={**(truth.rows[place] if truth else {}), **shown[place]})
         for place, (name, inputs, row) in enumerate(zip(names, files, rows, strict=True))
     ]
 
