@@ -69,12 +69,12 @@ def measured_of(key: str, dims: int) -> Fingerprint:
 
 
 @cache
-def built_of(key: str, dims: int) -> Method:
-    """The method of a key as it plans itself, its U-Net with a few features."""
+def built_of(key: str, dims: int, further: tuple[tuple[str, object], ...] = ()) -> Method:
+    """The method of a key as it plans itself, with further settings, its U-Net with a few features."""
     measured = measured_of(key, dims)
     kind = methods.load(key)
     settings, _ = kind.decide(measured, kind.Settings())
-    settings = settings.changed(**SMALL.get(key, {}))
+    settings = settings.changed(**SMALL.get(key, {}), **dict(further))
     stages = []
     for stage in kind.configure(measured, Budget(epochs=1), MACHINE, None, settings):
         network = stage.network
@@ -108,6 +108,6 @@ def measured() -> Callable[[str, int], Fingerprint]:
 
 
 @pytest.fixture(scope="session")
-def built() -> Callable[[str, int], Method]:
-    """A method by key and dimensions."""
+def built() -> Callable[..., Method]:
+    """A method by key, dimensions and further settings."""
     return built_of

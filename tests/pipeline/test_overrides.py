@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from isocenter import methods
-from isocenter.errors import BadPlan
+from isocenter.errors import BadPlan, IsocenterWarning
 from isocenter.pipeline.overrides import apply_overrides
 from isocenter.pipeline.plan import make
 from isocenter.pipeline.wording import explain
@@ -287,3 +287,45 @@ def test_elastic_deformation_that_is_set_tells_how_far_its_nodes_lie_apart() -> 
 def test_how_often_nothing_happens_is_not_set(wishes: dict[str, object], cure: str) -> None:
     with pytest.raises(BadPlan, match=cure):
         planned(overrides=wishes)
+
+
+# ------------------------------------------------------------------------------------- without effect
+
+
+def test_who_sets_what_has_no_effect_for_the_method_is_told_why() -> None:
+    said = r"`network.norm` has no effect for method classification/chexnet: in this network it is as published."
+    with pytest.warns(IsocenterWarning, match=said):
+        plan = planned(method="classification/chexnet", overrides={"network.norm": "group"})
+    assert plan.stages[0].network is not None
+    assert plan.stages[0].network.norm == "group"
+    assert plan.stages[0].network.why["norm"].startswith("Without effect: ")
+
+
+def test_what_is_set_of_one_stage_alone_is_told_of_that_stage() -> None:
+    said = "`whole.training.batch_dice` has no effect for method classification/chexnet: no overlap"
+    with pytest.warns(IsocenterWarning, match=said):
+        planned(method="classification/chexnet", overrides={"whole.training.batch_dice": True})
+
+
+def test_what_has_an_effect_until_another_value_is_set_is_told_of_only_then() -> None:
+    planned(overrides={"geometry.image_order": 1})
+    with pytest.warns(IsocenterWarning, match=r"`geometry.image_order` has no effect .* nothing is resampled"):
+        planned(overrides={"geometry.image_order": 1, "geometry.own_grid": True})
+
+
+def test_a_plan_names_what_has_no_effect_and_gives_no_other_reason_for_it() -> None:
+    words = " ".join(explain(planned(method="classification/chexnet")).split())
+    shown, _, idle = words.partition("Without effect")
+    assert "Normalisation layers" not in shown
+    assert "Batch dice" not in shown
+    assert "training.batch_dice, training.label_weights: no overlap is measured." in idle
+    assert "prediction.overlap, prediction.batch, prediction.border: images are answered whole." in idle
+
+
+@pytest.mark.parametrize("method", ["segmentation/atlas_segmentation", "registration/affine"])
+def test_the_plan_of_a_method_that_learns_nothing_has_no_word_on_learning(method: str) -> None:
+    words = explain(planned(method=method))
+    assert "\nLearning\n" not in words
+    assert "\nVariation of the training samples\n" not in words
+    assert "No network: nothing is learnt by gradient." in words
+    assert "all of training: nothing is learnt by gradient." in words

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from isocenter.methods.makers import CONDITION, Maker
-from isocenter.methods.method import Batch, Network, Outputs, Turn
+from isocenter.methods.method import Batch, Network, Outputs, Turn, Unread, as_built
+from isocenter.records import Plan, Stage
 
 CRITIC, GENERATOR, LATENT = "critic", "generator", "latent"
 
@@ -21,6 +22,11 @@ class Adversaries(Maker):
 
     settings: Any
     turns: ClassVar[Mapping[str, Turn]] = {CRITIC: Turn((CRITIC,)), GENERATOR: Turn((GENERATOR,))}
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """Layers are as published, one a level."""
+        return super().unread(plan, stage) | as_built("convolutions", "decoder_convolutions")
 
     def forward(self, inputs: Batch) -> Outputs:
         """`made` of codes and conditions."""

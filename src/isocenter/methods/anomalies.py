@@ -16,9 +16,9 @@ from isocenter.errors import BadPlan
 from isocenter.images.placement import Placement
 from isocenter.images.resample import resample
 from isocenter.methods import places
-from isocenter.methods.method import Arrays, Method, Request, Speed, Trial
+from isocenter.methods.method import Arrays, Method, Request, Speed, Trial, Unread
 from isocenter.parts.augment.augmenter import Kind
-from isocenter.records import Budget, Fingerprint, Machine, Normalisation, Record, Stage
+from isocenter.records import Budget, Fingerprint, Machine, Normalisation, Plan, Record, Stage
 from isocenter.tasks.anomaly import Suspected
 
 EDGES = {2: 64, 3: 32}
@@ -125,9 +125,7 @@ class HealthyViews(Method):
                 "batch": "Enough to tell what images share, with many steps in little time.",
             },
             why_training={
-                "foreground_share": "Without effect: healthy images have nothing to be centred on.",
                 "learning_rate": "Twice AdamW's usual rate: networks are small and budgets are minutes.",
-                "batch_dice": "Without effect: no overlap is measured.",
                 **cls.why_learning(),
             },
         )
@@ -143,6 +141,12 @@ class HealthyViews(Method):
     def why_learning(cls) -> dict[str, str]:
         """The reasons for it."""
         return {}
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """Images are seen whole."""
+        share = {"training.foreground_share": "healthy images have nothing to be centred on."}
+        return super().unread(plan, stage) | share
 
     @property
     def patch(self) -> tuple[int, ...]:

@@ -17,12 +17,23 @@ from isocenter.images.image import Image
 from isocenter.images.layouts.draft import FEATURES
 from isocenter.images.placement import Placement
 from isocenter.methods import slides
-from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs, Request, Speed
+from isocenter.methods.method import (
+    Arrays,
+    Batch,
+    Method,
+    Network,
+    Outputs,
+    Request,
+    Speed,
+    Unread,
+    every,
+    without,
+)
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.networks.bag_heads import BagHead
 from isocenter.parts.networks.bags import Standardise, embedding
 from isocenter.parts.rules import bags as rules
-from isocenter.records import Budget, Fingerprint, Machine, Record, Stage
+from isocenter.records import Budget, Fingerprint, Geometry, Machine, Normalisation, Plan, Record, Stage
 from isocenter.tasks.bag_files import Attended
 
 MOST_TIMED = 8192
@@ -107,6 +118,18 @@ class BagMethod(Method):
         if callable(speed) and budget.seconds is not None:
             return (rules.stage(fingerprint, budget, machine, wanted, speed(stage)),)
         return (stage,)
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """A bag has no grid: only how many numbers an instance has is read of the geometry."""
+        found = super().unread(plan, stage)
+        found |= every(Geometry, "instances have no grid; tiles follow settings.mpp and settings.tile.")
+        found |= every(Normalisation, "features and colours are standardised by the networks.")
+        found |= {
+            "training.foreground_share": "a sample is a whole bag.",
+            "training.channels_last": "there are no convolutions.",
+        }
+        return without(found, "geometry.patch", "geometry.dims")
 
     @classmethod
     def sample_shape(cls, fingerprint: Fingerprint, settings: BagSettings) -> tuple[int, int]:

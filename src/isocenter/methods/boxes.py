@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from isocenter.errors import BadPlan
 from isocenter.images.placement import Placement, boxes_in_file
-from isocenter.methods.method import Arrays, Method, Network, Outputs, Speed, Trial
+from isocenter.methods.method import Arrays, Method, Network, Outputs, Speed, Trial, Unread, without
 from isocenter.methods.objects import extents
 from isocenter.methods.supervised import SupervisedMaps
 from isocenter.parts.augment.augmenter import Kind
@@ -228,6 +228,15 @@ class Detector(BoxAnswers, SupervisedMaps):
         """The common stage, with one head for all levels, and without mirrored views."""
         found = super().configure(fingerprint, budget, machine, speed, settings)
         return tuple(for_boxes(stage) for stage in found)
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """Windows overlap and are answered some at a time; maps are merged by a pyramid, not decoded."""
+        found = without(super().unread(plan, stage), "prediction.overlap", "prediction.batch")
+        return found | dict.fromkeys(
+            ("network.decoder_convolutions", "network.deep_supervision"),
+            "levels are merged by a pyramid, and each has answers of its own.",
+        )
 
     def build(self) -> dict[str, nn.Module]:
         return {"network": self.network(self.channels, len(self.plan.labels))}

@@ -27,7 +27,7 @@ from isocenter.methods.boxes import (
     face_centres,
     products,
 )
-from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs, Request
+from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs, Request, Unread, without
 from isocenter.methods.proposals import RegionDetector, RegionSettings
 from isocenter.methods.supervised import PLACES
 from isocenter.parts.augment.augmenter import Kind
@@ -40,7 +40,7 @@ from isocenter.parts.networks.pyramid import Upsampling
 from isocenter.parts.networks.unet import Encoder
 from isocenter.parts.sampling.patches import cut_out
 from isocenter.records import Network as NetworkPlan
-from isocenter.records import Record
+from isocenter.records import Plan, Record, Stage
 from isocenter.tasks.detection import Detections
 
 ANCHOR_OVERLAPS, REGION_OVERLAP = (0.4, 0.2), 0.3
@@ -98,6 +98,11 @@ class Candidates(RegionDetector):
     regions_sampled: ClassVar[int] = REGIONS_SAMPLED
     most_anchors: ClassVar[int] = MOST_ANCHORS
     settings: CandidateSettings
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """Slices are answered whole, some at a time."""
+        return super().unread(plan, stage) | {"prediction.overlap": "slices are answered whole."}
 
     @property
     def axis(self) -> int:
@@ -225,6 +230,14 @@ class Reduction(BoxAnswers):
     Settings: ClassVar[type[Record]] = CandidateSettings
     kinds: ClassVar[Mapping[str, Kind]] = {"image": "intensity", "faces": "point"}
     settings: CandidateSettings
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """Crops are answered some at a time, by an encoder."""
+        found = without(super().unread(plan, stage), "prediction.batch")
+        return found | dict.fromkeys(
+            ("network.decoder_convolutions", "network.deep_supervision"), "the network is an encoder."
+        )
 
     def build(self) -> dict[str, nn.Module]:
         patch = self.stage.geometry.patch

@@ -18,7 +18,19 @@ from torch.nn import functional
 from isocenter.images.image import Image
 from isocenter.images.placement import Placement
 from isocenter.images.resample import resample
-from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs, Request, Speed, Trial
+from isocenter.methods.method import (
+    Arrays,
+    Batch,
+    Method,
+    Network,
+    Outputs,
+    Request,
+    Speed,
+    Trial,
+    Unread,
+    as_built,
+    without,
+)
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.metrics.calibration import best_temperature
 from isocenter.parts.metrics.thresholds import best_thresholds
@@ -26,7 +38,17 @@ from isocenter.parts.rules import classification as rules
 from isocenter.parts.rules.budget import TRAINING_COST, again, assumed_speed, members
 from isocenter.parts.rules.folds import learnt_from
 from isocenter.parts.rules.normalisation import normalise
-from isocenter.records import Budget, Fingerprint, Geometry, Machine, Prediction, Record, Stage, Training
+from isocenter.records import (
+    Budget,
+    Fingerprint,
+    Geometry,
+    Machine,
+    Plan,
+    Prediction,
+    Record,
+    Stage,
+    Training,
+)
 from isocenter.records import Network as NetworkPlan
 from isocenter.tasks.class_files import Scored
 
@@ -115,6 +137,18 @@ class Classifier(Method):
         shared = {**one.geometry.why, "dims": f"{one.geometry.why['dims']} {why}"}
         one = one.changed(geometry=one.geometry.changed(why=shared))
         return (one, *(again(one, number) for number in range(2, count + 1)))
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """Images are seen whole; networks are as published but for their size; mirrored views count."""
+        fixed = as_built("decoder_convolutions", "norm", "activation", "pooling", "deep_supervision")
+        resized = ("geometry.image_order", "geometry.through_order", "geometry.own_grid")
+        return {
+            **without(super().unread(plan, stage), "prediction.mirror"),
+            **fixed,
+            **dict.fromkeys(resized, "images are resized to the patch, linearly."),
+            "training.foreground_share": "images are seen whole.",
+        }
 
     @classmethod
     def body(cls, plan: NetworkPlan, channels: int, outputs: int) -> nn.Module:
@@ -467,8 +501,6 @@ def recipe(budget: Budget, machine: Machine, batch: int, cases: int, seconds: fl
         "power": "Then it falls in a straight line with the elapsed share of the budget.",
         "clip": "Longer gradients are shortened: AdamW's step hardly depends on their length, its memory "
         "does.",
-        "foreground_share": "Without effect: images are seen whole.",
-        "batch_dice": "Without effect: nothing overlaps.",
     }
     return learnt.changed(**values, why={**learnt.why, **why})
 

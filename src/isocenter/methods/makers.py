@@ -16,7 +16,7 @@ from torch import Tensor
 from isocenter.errors import BadPlan
 from isocenter.images.placement import Placement
 from isocenter.images.resample import resample
-from isocenter.methods.method import Arrays, Method, Network, Request, Speed
+from isocenter.methods.method import Arrays, Method, Network, Request, Speed, Unread, as_built
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.encodings.random_features import features
 from isocenter.parts.metrics.generation import Memory, Nearest
@@ -96,6 +96,12 @@ class Maker(Method):
         """Numbers of a condition: one for each class, and one that says that something is asked for."""
         return len(self.plan.labels) + 1 if self.plan.labels else 0
 
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """Images are seen whole; what of a network its authors fixed, a method's file adds."""
+        fixed = as_built("kernels", "norm", "activation", "pooling", "deep_supervision")
+        return super().unread(plan, stage) | fixed | {"training.foreground_share": "images are seen whole."}
+
     # ------------------------------------------------------------------------------------------- planning
 
     @classmethod
@@ -167,14 +173,15 @@ class Maker(Method):
             **cls.recipe.training,
             why={
                 **learnt.why,
-                "batch": f"{batch} images a step: few on a processor, since more steps teach more.",
+                "batch": f"{batch} images a step: few on a processor, since more steps teach more."
+                if on_processor
+                else f"{batch} images a step: as many as keep an accelerator busy, or as there are.",
                 "optimiser": "Adam, as in all published recipes for making images.",
                 "weight_decay": "None, as published.",
                 "clip": "Gradients longer than 1 are shortened.",
                 "power": "The rate falls in a straight line to zero at the end of the budget.",
                 "average": f"Images are made with a running average of the weights (factor {average:g}): the "
                 "last steps' noise would show in them.",
-                "foreground_share": "Images are seen whole.",
                 "precision": "On grids this small, bfloat16 gains nothing on a processor."
                 if on_processor
                 else learnt.why["precision"],

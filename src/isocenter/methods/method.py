@@ -14,7 +14,20 @@ from torch import Tensor, nn
 from isocenter.images.image import Image
 from isocenter.images.placement import Placement
 from isocenter.parts.augment.augmenter import Kind
-from isocenter.records import Budget, Choice, Dataset, Fingerprint, Machine, Plan, Record, Stage
+from isocenter.records import (
+    Augmentation,
+    Budget,
+    Choice,
+    Dataset,
+    Fingerprint,
+    Machine,
+    Plan,
+    Prediction,
+    Record,
+    Section,
+    Stage,
+    Training,
+)
 
 Arrays = dict[str, np.ndarray]
 Batch = dict[str, Any]
@@ -55,6 +68,29 @@ class Trial:
     outputs: Mapping[str, np.ndarray]
     placement: Placement
     truth: Any
+
+
+Unread = dict[str, str]
+"""Keys of a stage that change nothing for a method, such as `training.batch_dice`, each with its reason."""
+
+
+UNCUT: Unread = dict.fromkeys(("geometry.patch", "geometry.slice_axis"), "images are answered whole.")
+"""Of methods that neither learn from patches nor answer tile by tile."""
+
+
+def every(section: type[Section], why: str) -> Unread:
+    """All keys of a section as unread, for one reason."""
+    return {f"{section.__name__.lower()}.{name}": why for name in section.model_fields if name != "why"}
+
+
+def as_built(*names: str) -> Unread:
+    """What of a network's shape is unread, since its authors fixed it."""
+    return {f"network.{name}": "in this network it is as published." for name in names}
+
+
+def without(unread: Unread, *keys: str) -> Unread:
+    """What is unread but for keys that a method reads after all."""
+    return {key: why for key, why in unread.items() if key not in keys}
 
 
 class NoSettings(Record):
@@ -139,6 +175,24 @@ class Method:
     ) -> tuple[Stage, ...]:
         """Decide the stages of a plan from measured data; `speed` gives a stage's seconds per step."""
         raise NotImplementedError
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """Which decisions of a stage change nothing for this method, and why: a plan says so in place of the
+        rules' reasons, and who sets one of them is told."""
+        found = dict.fromkeys(("training.batch_dice", "training.label_weights"), "no overlap is measured.")
+        if not cls.turns:
+            found |= every(Training, "nothing is learnt by gradient.")
+            found |= every(Augmentation, "no samples are drawn.")
+        elif not cls.kinds or cls.stream is not Method.stream:
+            found |= every(Augmentation, "samples are not varied.")
+        if not cls.tiled:
+            found |= every(Prediction, "images are answered whole, and once.")
+        if stage.geometry.own_grid:
+            found |= dict.fromkeys(
+                ("geometry.image_order", "geometry.through_order"), "nothing is resampled."
+            )
+        return found
 
     def build(self) -> dict[str, nn.Module]:
         """The networks, by name."""

@@ -22,20 +22,12 @@ from isocenter.images.image import Image
 from isocenter.images.layouts import FIXED, MOVING
 from isocenter.images.orientation import directions, turn_between
 from isocenter.images.placement import Placement
-from isocenter.methods.method import Arrays, Batch, Method, Network, Request, Speed, Turn
+from isocenter.methods.method import UNCUT, Arrays, Batch, Method, Network, Request, Speed, Turn, Unread
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.fields.algebra import world_displacement
 from isocenter.parts.fields.pull import field_onto
 from isocenter.parts.fields.warp import warp
-from isocenter.records import (
-    Augmentation,
-    Budget,
-    Fingerprint,
-    Machine,
-    Prediction,
-    Record,
-    Stage,
-)
+from isocenter.records import Augmentation, Budget, Fingerprint, Machine, Plan, Prediction, Record, Stage
 from isocenter.records import Network as NetworkPlan
 from isocenter.tasks.registration import Field, with_warped
 
@@ -92,6 +84,11 @@ class Searched(Together):
         """The grid of the common rules, and no network."""
         return (plain_stage(fingerprint, machine),)
 
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """Pairs are answered whole."""
+        return super().unread(plan, stage) | UNCUT
+
     def build(self) -> dict[str, nn.Module]:
         return {}
 
@@ -116,6 +113,12 @@ class SupervisedPairs(Together):
     Settings: ClassVar[type[Record]] = PairSettings
     settings: Any
     rate: ClassVar[float] = 1e-3
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """Pairs are seen whole."""
+        share = {"training.foreground_share": "pairs are seen whole: there is no patch to be drawn."}
+        return super().unread(plan, stage) | share
 
     # ------------------------------------------------------------------------------------------- planning
 
@@ -217,7 +220,6 @@ class SupervisedPairs(Together):
                 "weight_decay": "None: the prior of the field is what holds it back.",
                 "warmup": "Over the first 3 % of the budget, until Adam has seen typical gradients.",
                 "clip": "Gradients longer than 1 are shortened; Adam's steps hardly depend on their length.",
-                "foreground_share": "Pairs are seen whole: there is no patch to be drawn.",
                 "precision": "Fields are sums over many voxels, whose places need all digits.",
             },
         )

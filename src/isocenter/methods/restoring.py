@@ -11,19 +11,20 @@ from torch import Tensor, nn
 from isocenter.images.layouts import TARGET
 from isocenter.images.placement import Placement
 from isocenter.images.resample import resample
-from isocenter.methods.method import Arrays, Batch, Outputs, Request, Speed, Turn
+from isocenter.methods.method import UNCUT, Arrays, Batch, Outputs, Request, Speed, Turn, Unread
 from isocenter.methods.supervised import SupervisedMaps
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.losses.quality import LOSSES
 from isocenter.parts.rules import restoration as rules
 from isocenter.parts.rules.normalisation import normalise
-from isocenter.records import Budget, Fingerprint, Machine, Record, Stage
+from isocenter.records import Budget, Fingerprint, Machine, Plan, Record, Stage
 
 LossName = Literal["l1", "l2", "ssim", "ms_ssim", "ms_ssim_l1", "l1_ssim"]
 
 RESTORED = "restored"
 NOISE = "noise_sd"
 
+OWN_SPACING = "every image keeps its own; the median one is written here."
 _NEIGHBOURS, _DEPENDENCE = 0.05, 0.1
 """Correlations up to which noise counts as white, and as the same everywhere."""
 
@@ -116,6 +117,14 @@ class Restorer(Restoring, SupervisedMaps):
         """One stage by the rules of `parts/rules/restoration`."""
         return (rules.stage(fingerprint, budget, machine, speed, cls.design(fingerprint.dims)),)
 
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """Patches lie anywhere; of a grid that is the image's own the spacing says nothing."""
+        found = {**super().unread(plan, stage), "training.foreground_share": "patches lie anywhere."}
+        if stage.geometry.own_grid and not stage.augmentation.rotation_probability:
+            found["geometry.spacing_mm"] = OWN_SPACING
+        return found
+
     @property
     def outputs(self) -> Mapping[str, int]:
         return {RESTORED: self.answered}
@@ -201,6 +210,12 @@ class WholeRestorer(Restoring, SupervisedMaps):
         )
         once = budget.changed(seconds=None, epochs=1)
         return (rules.stage(fingerprint, once, machine, None, plain).changed(network=None),)
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """Images are answered whole, on their own voxels."""
+        found = {**super().unread(plan, stage), **UNCUT}
+        return {**found, "geometry.spacing_mm": OWN_SPACING} if stage.geometry.own_grid else found
 
     def build(self) -> dict[str, nn.Module]:
         return {}

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isocenter.errors import BadDataset
-from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs, Request
+from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs, Request, Unread
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.networks.value import ValueNetwork
 from isocenter.parts.reinforcement.learning import Exploration, choose, follow, q_loss, target
@@ -119,6 +119,12 @@ class Search(Method):
     def __init__(self, plan: Plan, stage: Stage) -> None:
         super().__init__(plan, stage)
         self.replay = self._memory()
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """What is learnt from are steps of searches."""
+        share = {"training.foreground_share": "samples are drawn from the replay memory."}
+        return super().unread(plan, stage) | share
 
     # --------------------------------------------------------------------------------- what a file says
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from isocenter.images.placement import Placement
 from isocenter.images.resample import resample, resample_labels, resample_scores
-from isocenter.methods.method import Arrays, Batch, Method, Outputs, Request, Speed
+from isocenter.methods.method import Arrays, Batch, Method, Outputs, Request, Speed, Unread, without
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.encodings.masks import MaskEncoding
 from isocenter.parts.losses.deep import deeply
@@ -149,6 +149,14 @@ class SupervisedMasks(SupervisedMaps):
 
         found = stages(fingerprint, budget, machine, speed, wanted, repeated=not cls.alone, alone=cls.alone)
         return tuple(map(weighed, found))
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """Overlap is measured; labels are weighed where they exclude each other."""
+        found = without(super().unread(plan, stage), "training.batch_dice", "training.label_weights")
+        if regions(plan.labels):
+            found["training.label_weights"] = "labels overlap, and each is a question of its own."
+        return found
 
     @classmethod
     def loss_in_words(cls, plan: Plan) -> str:

@@ -19,9 +19,9 @@ from isocenter.images.placement import Placement
 from isocenter.images.resample import resample
 from isocenter.images.views import Views, present_in
 from isocenter.methods.classes import Classifier, Exclusive
-from isocenter.methods.method import Arrays, Batch, Request, Speed
+from isocenter.methods.method import Arrays, Batch, Request, Speed, Unread, without
 from isocenter.parts.rules.normalisation import normalise
-from isocenter.records import Budget, Fingerprint, Machine, Record, Stage
+from isocenter.records import Budget, Fingerprint, Machine, Plan, Record, Stage
 
 
 class SeveralViews(Exclusive):
@@ -53,6 +53,11 @@ class MultiView(Classifier):
         if getattr(settings, "weights", None) is not None:
             raise BadPlan("published weights are for one view.", cure="Leave settings.weights out.")
         return super().configure(fingerprint, budget, machine, speed, settings)
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """As any classifier; no view is left out of the share of samples that must show something."""
+        return without(super().unread(plan, stage), "training.foreground_share")
 
     # ---------------------------------------------------------------------------------------------- samples
 

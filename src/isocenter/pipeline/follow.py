@@ -9,6 +9,7 @@ from typing import Any
 
 from isocenter.errors import BadPlan
 from isocenter.pipeline import plan as planning
+from isocenter.pipeline.effects import warn_of_no_effect
 from isocenter.pipeline.fingerprint import measured
 from isocenter.pipeline.overrides import apply_overrides
 from isocenter.pipeline.run import Run
@@ -75,6 +76,7 @@ def refuse_other_wishes(
     differing = [(key, has, asked) for key, (has, asked) in wishes.items() if has != asked]
     values = {key: value for key, value in overrides.items() if key not in ("seed", "folds")}
     _refuse(run.folder / "plan.json", iter([*differing, *_other_values(plan, values)]))
+    warn_of_no_effect(plan, values)
 
 
 def _refuse(where: Path, differences: Differences) -> None:

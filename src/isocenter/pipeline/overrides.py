@@ -14,7 +14,7 @@ from isocenter.parts.rules.augmentation import USUAL, WHY_BOTH, WHY_NODES, idle
 from isocenter.parts.rules.spacing import resized
 from isocenter.parts.rules.stage import coarse_axis, mirrored, through_order
 from isocenter.parts.rules.training import epoch, of_optimiser
-from isocenter.pipeline.wording import spoken
+from isocenter.pipeline.wording import WITHOUT_EFFECT, spoken
 from isocenter.records import Plan, Section, Stage
 
 
@@ -70,7 +70,7 @@ def apply_overrides(plan: Plan, overrides: Mapping[str, Any], why: str = BY_USER
         if key.startswith("settings."):
             plan = _set_setting(plan, key.removeprefix("settings."), overrides[key], why)
         else:
-            chosen, path = _addressed(plan, key)
+            chosen, path = addressed(plan, key)
             for name in chosen:
                 wishes[name][path] = overrides[key]
     cases = len(plan.folds[0].train) if plan.folds else 0
@@ -82,7 +82,7 @@ def _set_setting(plan: Plan, name: str, value: Any, why: str) -> Plan:
     return plan.changed(settings=settings.model_dump(mode="json"), why={**plan.why, f"settings.{name}": why})
 
 
-def _addressed(plan: Plan, key: str) -> tuple[Sequence[str], str]:
+def addressed(plan: Plan, key: str) -> tuple[Sequence[str], str]:
     """The names of the stages that a key speaks of, and the key within them.
 
     Raises:
@@ -278,7 +278,7 @@ def _followed(before: Stage, after: Stage, given: frozenset[str], cases: int) ->
         sources = [key for key in each.sources if key in given]
         changed = [key for key in sources if _stands(before, key)[0] != _stands(after, key)[0]]
         value, why = standing = _stands(after, each.key)
-        if each.key in given or not changed or why.startswith("Without effect:"):
+        if each.key in given or not changed or why.startswith(f"{WITHOUT_EFFECT}:"):
             continue
         were = f"{' and '.join(changed)} {'was' if len(changed) == 1 else 'were'} set"
         decided = each.rule(before, after, cases)

@@ -14,6 +14,7 @@ from isocenter.images.orientation import letters
 from isocenter.parts.rules.folds import folds, given_folds, straddling
 from isocenter.parts.rules.held_out import held_out, spread_evenly, without_unfit
 from isocenter.parts.rules.training import with_epoch
+from isocenter.pipeline.effects import warn_of_no_effect, with_effects_told
 from isocenter.pipeline.overrides import apply_overrides
 from isocenter.records import (
     Budget,
@@ -27,6 +28,8 @@ from isocenter.records import (
 )
 
 Speed = Callable[[Stage], float]
+
+PLAIN = "No network: nothing is learnt by gradient."
 
 
 # ------------------------------------------------------------------------------------------------ making
@@ -97,12 +100,14 @@ def make(
         settings=settings.model_dump(mode="json"),
         why={
             "folds": why_folds,
-            "stages": stages[0].geometry.why.get("dims", "As the method says."),
+            "stages": stages[0].geometry.why.get("dims", "As the method says.") if chosen.turns else PLAIN,
             **{f"settings.{name}": why for name, why in why_settings.items()},
         },
     )
     plan = apply_overrides(plan, changes, why=f"What sets the method '{method}' apart.")
-    return apply_overrides(plan, wishes)
+    plan = with_effects_told(apply_overrides(plan, wishes))
+    warn_of_no_effect(plan, {**changes, **wishes})
+    return plan
 
 
 def selected(dataset: Dataset, method: str, overrides: Mapping[str, Any] | None = None) -> Dataset:

@@ -12,6 +12,8 @@ from isocenter.images.orientation import letters
 from isocenter.records import ChannelScheme, Plan, Section, Stage
 
 WIDTH = 96
+WITHOUT_EFFECT = "Without effect"
+"""How the reason for a decision begins that changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ SAYINGS = {
     "network.pooling": Saying("Halving by"),
     "network.deep_supervision": Saying("Loss on every level"),
     "training.budget": Saying("Budget"),
-    "training.batch": Saying("Batch", "{} patches a step"),
+    "training.batch": Saying("Batch", "{} a step"),
     "training.steps_per_epoch": Saying("Epoch", "{} steps"),
     "training.foreground_share": Saying("Share of patches on a structure"),
     "training.seconds_per_step": Saying("Seconds per step"),
@@ -85,7 +87,8 @@ def explain(plan: Plan) -> str:
     lines = [f"Plan for {plan.task} with {plan.method}", ""]
     lines += _paragraph(_overview(plan))
     lines += ["", "Who is learnt from, and who is kept back", *_paragraph(_kept_back(plan), "  ")]
-    lines += ["", "Which networks are trained", *_paragraph(_networks(plan), "  ")]
+    heading = "Which networks are trained" if any(map(_learns, plan.stages)) else "What answers"
+    lines += ["", heading, *_paragraph(_networks(plan), "  ")]
     said: dict[str, tuple[list[str], str]] = {}
     for stage in plan.stages:
         if len(plan.stages) > 1:
@@ -101,7 +104,13 @@ def explain(plan: Plan) -> str:
                 continue
             before, first = said.setdefault(section, (text, stage.name))
             repeated = before == text and first != stage.name
+            title = title if section != "training" or _learns(stage) else "Computing"
             lines += ["", title, *(_paragraph(f"As for {first}.", "  ") if repeated else text)]
+        idle = _idle(stage)
+        before, first = said.setdefault(WITHOUT_EFFECT, (idle, stage.name))
+        if idle:
+            repeated = before == idle and first != stage.name
+            lines += ["", WITHOUT_EFFECT, *(_paragraph(f"As for {first}.", "  ") if repeated else idle)]
     return "\n".join(lines) + "\n"
 
 
@@ -164,14 +173,51 @@ def _items(section: Section, name: str, sayings: Mapping[str, Saying]) -> Iterat
     """Title, value and reason of each decision; what was left at its default for no reason is not said."""
     if name == "normalisation":
         for scheme in getattr(section, "channels"):  # noqa: B009 - the section's type is not narrowed here
-            yield scheme.channel, _scheme(scheme), section.why.get(f"channels.{scheme.channel}", "")
+            why = section.why.get(f"channels.{scheme.channel}", "")
+            if not why.startswith(WITHOUT_EFFECT):
+                yield scheme.channel, _scheme(scheme), why
     for field in type(section).model_fields:
         key = f"{name}.{field}"
         why = section.why.get(field, "")
-        if not why or key == "geometry.dims" or why.startswith("Without effect"):
+        if not why or key == "geometry.dims" or why.startswith(WITHOUT_EFFECT):
             continue
         saying = sayings.get(key, Saying(field.replace("_", " ").capitalize()))
         yield saying.title, saying.form.format(spoken(key, getattr(section, field))), why
+
+
+def _idle(stage: Stage) -> list[str]:
+    """What changes nothing for the method, by reason: whole sections by name, the rest key by key."""
+    found: dict[str, list[str]] = {}
+    for name in TITLES:
+        section: Section | None = getattr(stage, name)
+        reasons = {} if section is None else _reasons(section)
+        if section is not None and len(set(reasons.values())) == 1 and _all_idle(stage, name):
+            found.setdefault(next(iter(reasons.values())), []).append(f"all of {name}")
+            continue
+        for field, why in reasons.items():
+            found.setdefault(why, []).append(f"{name}.{field}")
+    lines = []
+    for why, keys in found.items():
+        lines += _paragraph(f"{', '.join(keys)}: {why}", "  ", "    ")
+    return lines
+
+
+def _reasons(section: Section) -> dict[str, str]:
+    """Why decisions of a section change nothing, by field or channel, of those that do not."""
+    mark = f"{WITHOUT_EFFECT}: "
+    return {field: why.removeprefix(mark) for field, why in section.why.items() if why.startswith(mark)}
+
+
+def _learns(stage: Stage) -> bool:
+    """Whether anything is learnt by gradient."""
+    return not stage.training.why.get("learning_rate", "").startswith(WITHOUT_EFFECT)
+
+
+def _all_idle(stage: Stage, name: str) -> bool:
+    """Whether no decision of a section changes anything."""
+    section: Section = getattr(stage, name)
+    idle = {field.partition(".")[0] for field in _reasons(section)}
+    return idle >= type(section).model_fields.keys() - {"why"}
 
 
 def spoken(key: str, value: Any) -> str:

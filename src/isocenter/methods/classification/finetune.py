@@ -23,11 +23,21 @@ import torch
 from torch import Tensor, nn
 
 from isocenter.methods.classes import Classifier, Exclusive, plain_network, whole_image
-from isocenter.methods.method import Arrays, Batch, Outputs, Speed, Turn
+from isocenter.methods.method import Arrays, Batch, Outputs, Speed, Turn, Unread, every, without
 from isocenter.parts.networks.densenet import DenseNet
 from isocenter.parts.networks.resnet import ResNet
 from isocenter.parts.rules.classification import Rung
-from isocenter.records import Budget, Fingerprint, Machine, Network, Record, Stage
+from isocenter.records import (
+    Augmentation,
+    Budget,
+    Fingerprint,
+    Machine,
+    Network,
+    Plan,
+    Record,
+    Stage,
+    Training,
+)
 
 CARD = {
     "title": "Fine-tuning",
@@ -82,6 +92,16 @@ class FineTune(Classifier):
             self.turns: Mapping[str, Turn] = {}  # type: ignore[misc]  # nothing is learnt by gradient
         for name, parameter in self.modules["network"].named_parameters():
             parameter.requires_grad_(not self._stays(name))
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """As any classifier; where features are only read, nothing is learnt by gradient."""
+        found = super().unread(plan, stage)
+        if plan.settings.get("depth") != "features":
+            return found
+        learning = every(Training, "features are read, and nothing is learnt by gradient.")
+        kept = without(learning, "training.precision", "training.channels_last")
+        return found | kept | every(Augmentation, "no samples are drawn.")
 
     # --------------------------------------------------------------------------------------------- planning
 

@@ -15,10 +15,10 @@ import numpy as np
 from torch import nn
 
 from isocenter.images.placement import Placement, points_in_file
-from isocenter.methods.method import Arrays, Network, Speed, Trial, Turn
+from isocenter.methods.method import UNCUT, Arrays, Network, Speed, Trial, Turn, Unread
 from isocenter.methods.supervised import SupervisedMaps
 from isocenter.parts.encodings import watershed
-from isocenter.records import Budget, Fingerprint, Machine, Record, Stage
+from isocenter.records import Budget, Fingerprint, Machine, Plan, Record, Stage
 from isocenter.tasks.counting import Counted
 
 CARD = {
@@ -61,6 +61,11 @@ class WatershedCount(SupervisedMaps):
         once = budget.changed(seconds=None, epochs=1)
         stages = super().configure(fingerprint, once, machine, None, settings)
         return tuple(stage.changed(network=None) for stage in stages)
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """Images are answered whole."""
+        return super().unread(plan, stage) | UNCUT
 
     def build(self) -> dict[str, nn.Module]:
         return {}

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from isocenter.errors import BadDataset, BadPlan, suggestion
 from isocenter.images.layouts.classes import CLASS, CLASSES, labelled
 from isocenter.methods.makers import CONDITION, Maker, Recipe, shape_of
-from isocenter.methods.method import Arrays, Batch, Network, Outputs, Speed, Turn
+from isocenter.methods.method import Arrays, Batch, Network, Outputs, Speed, Turn, Unread, as_built
 from isocenter.parts.losses.adversarial import least_squares_critic, least_squares_generator
 from isocenter.parts.networks.translation import MapCritic, ResidualGenerator
 from isocenter.records import Budget, Case, Dataset, Fingerprint, Machine, Plan, Record, Stage
@@ -150,6 +150,11 @@ class CycleGan(Maker):
                 "deep_supervision": "Off: there is one answer.",
             },
         )
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """The way back has one convolution a level."""
+        return super().unread(plan, stage) | as_built("decoder_convolutions")
 
     def build(self) -> dict[str, nn.Module]:
         plan, channels = self.stage.unet, len(self.plan.channels)

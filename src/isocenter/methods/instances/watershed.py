@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from isocenter.methods.method import Arrays, Network, Speed, Turn
+from isocenter.methods.method import UNCUT, Arrays, Network, Speed, Turn, Unread
 from isocenter.methods.objects import SupervisedObjects, extents, volumes
 from isocenter.parts.encodings import watershed
-from isocenter.records import Budget, Fingerprint, Machine, Record, Stage
+from isocenter.records import Budget, Fingerprint, Machine, Plan, Record, Stage
 
 CARD = {
     "title": "Watershed",
@@ -78,6 +78,11 @@ class Watershed(SupervisedObjects):
             fingerprint, budget.changed(seconds=None, epochs=1), machine, None, settings
         )
         return tuple(each.changed(network=None) for each in stage)
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """Images are answered whole."""
+        return super().unread(plan, stage) | UNCUT
 
     def build(self) -> dict[str, nn.Module]:
         return {}

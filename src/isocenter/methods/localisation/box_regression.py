@@ -27,12 +27,12 @@ from isocenter.errors import BadPlan
 from isocenter.images.placement import Placement
 from isocenter.methods import places
 from isocenter.methods.boxes import boxes_from_faces, face_centres
-from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs, Request, Speed
+from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs, Request, Speed, Unread
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.encodings.boxes import clip, volumes
 from isocenter.parts.encodings.heatmaps import normalise_box
 from isocenter.parts.networks.unet import Encoder
-from isocenter.records import Budget, Fingerprint, Machine, Record, Stage
+from isocenter.records import Budget, Fingerprint, Machine, Plan, Record, Stage
 from isocenter.records import Network as NetworkPlan
 from isocenter.tasks.localisation import Located
 
@@ -123,6 +123,13 @@ class BoxRegression(Method):
             },
         )
         return (places.whole_stage(wanted, fingerprint, budget, machine, speed),)
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """There is no decoder."""
+        return super().unread(plan, stage) | dict.fromkeys(
+            ("network.decoder_convolutions", "network.deep_supervision"), "the network is an encoder."
+        )
 
     def build(self) -> dict[str, nn.Module]:
         dims, labels = len(self.stage.geometry.patch), len(self.plan.labels)

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from isocenter.images.placement import Placement
 from isocenter.methods import places
-from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs, Request, Speed
+from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs, Request, Speed, Unread
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.encodings.heatmaps import read_point
 from isocenter.parts.networks.unet import UNet
 from isocenter.parts.sampling.patches import sample_patch
-from isocenter.records import Budget, Fingerprint, Machine, Record, Stage
+from isocenter.records import Budget, Fingerprint, Machine, Plan, Record, Stage
 from isocenter.tasks.localisation import Located
 
 CARD = {
@@ -96,6 +96,12 @@ class HeatmapSlice(Method):
     def channels(self) -> int:
         """A projection has each channel's views."""
         return len(self.plan.channels) * len(self.settings.views)
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """Projections are seen whole."""
+        share = {"training.foreground_share": "a projection is seen whole."}
+        return super().unread(plan, stage) | share
 
     def build(self) -> dict[str, nn.Module]:
         return {"network": UNet(self.stage.unet, self.channels, len(self.plan.labels))}

@@ -34,7 +34,7 @@ from isocenter.errors import BadPlan
 from isocenter.images.image import Image
 from isocenter.methods import slides
 from isocenter.methods.bags import BAG, BagSettings, HeadMethod
-from isocenter.methods.method import Arrays, Batch, Request, Speed, Turn
+from isocenter.methods.method import Arrays, Batch, Request, Speed, Turn, Unread, without
 from isocenter.parts.networks.bag_heads import AttentionHead, BagHead, ClamHead, DualStream
 from isocenter.parts.networks.bags import Standardise
 from isocenter.parts.networks.distillation import SelfDistillation
@@ -120,6 +120,11 @@ class PromptMil(HeadMethod):
         if not getattr(settings, "pretrain", None):
             return stages
         return tuple(stage.changed(training=rules.warmed(stage.training)) for stage in stages)
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """As of all bags; a transformer begins with a convolution."""
+        return without(super().unread(plan, stage), "training.channels_last")
 
     @classmethod
     def sample_shape(cls, fingerprint: Fingerprint, settings: BagSettings) -> tuple[int, int]:

@@ -13,11 +13,11 @@ from typing import ClassVar
 
 from torch import nn
 
-from isocenter.methods.method import Speed
+from isocenter.methods.method import Speed, Unread, as_built
 from isocenter.methods.restoring import LossName, LossSettings, Restorer
 from isocenter.parts.networks.bionet import BiONet
 from isocenter.parts.rules import restoration as rules
-from isocenter.records import Budget, Fingerprint, Machine, Record, Stage
+from isocenter.records import Budget, Fingerprint, Machine, Plan, Record, Stage
 
 CARD = {
     "title": "BiO-Net for restoration",
@@ -57,6 +57,12 @@ class RestoringBiONet(Restorer):
         assert isinstance(settings, BiONetSettings)
         design = _design(fingerprint.dims, settings.iterations)
         return (rules.stage(fingerprint, budget, machine, speed, design),)
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """What this network fixes."""
+        fixed = as_built("deep_supervision", "pooling")
+        return super().unread(plan, stage) | fixed
 
     def network(self, inputs: int, outputs: int) -> nn.Module:
         return BiONet(self.stage.unet, inputs, outputs, self.settings.iterations)

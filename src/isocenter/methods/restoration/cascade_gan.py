@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from isocenter.images.layouts import TARGET
 from isocenter.images.placement import Placement
 from isocenter.images.resample import resample
-from isocenter.methods.method import Arrays, Batch, Outputs, Speed, Turn
+from isocenter.methods.method import Arrays, Batch, Outputs, Speed, Turn, Unread, as_built
 from isocenter.methods.restoring import RESTORED, RestorationSettings, Restorer
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.losses.adversarial import gan_critic, gan_generator
@@ -162,6 +162,12 @@ class CascadeGan(Restorer):
     def adds(self) -> bool:
         """Whether this stage's generator says what is to be added to an earlier answer."""
         return self.settings.residual and self.stage.after is not None
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """What this network fixes."""
+        fixed = as_built("decoder_convolutions", "deep_supervision")
+        return super().unread(plan, stage) | fixed
 
     def build(self) -> dict[str, nn.Module]:
         context = self.answered if self.stage.after else 0

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from torch import nn
 
+from isocenter.methods.method import Unread, as_built
 from isocenter.methods.restoring import Restorer
 from isocenter.parts.networks.dncnn import Autoencoder
 from isocenter.parts.rules.restoration import Design, layers
+from isocenter.records import Plan, Stage
 
 CARD = {
     "title": "Denoising autoencoder",
@@ -62,6 +64,14 @@ class DenoisingAutoencoder(Restorer):
                 "batch": "10 a step, as published.",
             },
         )
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """What this network fixes."""
+        fixed = as_built(
+            "convolutions", "decoder_convolutions", "norm", "activation", "pooling", "deep_supervision"
+        )
+        return super().unread(plan, stage) | fixed
 
     def network(self, inputs: int, outputs: int) -> nn.Module:
         return Autoencoder(self.stage.unet, inputs, outputs)

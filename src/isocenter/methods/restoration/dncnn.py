@@ -12,9 +12,11 @@ from typing import ClassVar
 
 from torch import nn
 
+from isocenter.methods.method import Unread, as_built
 from isocenter.methods.restoring import Restorer
 from isocenter.parts.networks.dncnn import Stack
 from isocenter.parts.rules.restoration import BATCH_NORMED_RATE, WHY_BATCH_NORMED, Design, layers
+from isocenter.records import Plan, Stage
 
 CARD = {
     "title": "DnCNN",
@@ -71,6 +73,12 @@ class DnCNN(Restorer):
                 "batch": f"{BATCH} patches, with as many pixels as the published 128 smaller ones.",
             },
         )
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """What this network fixes."""
+        fixed = as_built("strides", "decoder_convolutions", "activation", "pooling", "deep_supervision")
+        return super().unread(plan, stage) | fixed
 
     def network(self, inputs: int, outputs: int) -> nn.Module:
         return Stack(self.stage.unet, inputs, outputs, from_zero=True)

@@ -15,11 +15,11 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from isocenter.methods.method import Speed
+from isocenter.methods.method import Speed, Unread, as_built
 from isocenter.methods.restoring import LossName, LossSettings, Restorer
 from isocenter.parts.networks.convlstm import StackedConvLSTM, UNetConvLSTM
 from isocenter.parts.rules import restoration as rules
-from isocenter.records import Budget, Fingerprint, Machine, Network, Record, Stage
+from isocenter.records import Budget, Fingerprint, Machine, Network, Plan, Record, Stage
 
 CARD = {
     "title": "Dose ConvLSTM, stacked in 3D, slice by slice, and in a U-Net",
@@ -79,6 +79,15 @@ class DoseConvLSTM(Restorer):
             design = _stack(dims, steps, by_slice=settings.variant == "convlstm_2d" and dims == 3)
         return (rules.stage(fingerprint, budget, machine, speed, design),)
 
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """What the stacked cells fix; the U-Net with cells is planned like any."""
+        found = super().unread(plan, stage)
+        if plan.settings["variant"] == "unet_convlstm":
+            return found
+        fixed = ("strides", "decoder_convolutions", "norm", "activation", "pooling", "deep_supervision")
+        return found | as_built(*fixed)
+
     def network(self, inputs: int, outputs: int) -> nn.Module:
         if self.settings.variant == "unet_convlstm":
             return UNetConvLSTM(self.stage.unet, outputs)
@@ -114,7 +123,6 @@ def _cells(dims: int, by_slice: bool) -> Network:
             if by_slice
             else "3 along every axis.",
             "norm": "None: gates keep values in bounds.",
-            "activation": "Without effect: cells have gates of their own.",
         },
     )
     return stack.changed(kernels=((1, *[3] * (dims - 1)),)) if by_slice else stack

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from isocenter.images.layouts import TARGET
-from isocenter.methods.method import Batch, Speed, Turn
+from isocenter.methods.method import Batch, Speed, Turn, Unread, as_built
 from isocenter.methods.restoring import RestorationSettings, Restorer
 from isocenter.parts.losses import adversarial, quality
 from isocenter.parts.losses.perceptual import Encoder, perceptual
@@ -108,6 +108,12 @@ class LowDoseCT(Restorer):
         alone = str(getattr(settings, "variant", "")).startswith("cnn")
         design = _design(fingerprint.dims, alone)
         return (rules.stage(fingerprint, budget, machine, speed, design),)
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """What this network fixes."""
+        fixed = as_built("strides", "decoder_convolutions", "activation", "pooling", "deep_supervision")
+        return super().unread(plan, stage) | fixed
 
     def build(self) -> dict[str, nn.Module]:
         generator = Stack(self.stage.unet, len(self.plan.channels), self.answered)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from isocenter.images.layouts import TARGET
-from isocenter.methods.method import Batch, Turn
+from isocenter.methods.method import Batch, Turn, Unread, as_built
 from isocenter.methods.restoring import LossName, RestorationSettings, Restorer
 from isocenter.parts.losses.adversarial import least_squares_critic, least_squares_generator
 from isocenter.parts.losses.quality import LOSSES
@@ -103,6 +103,12 @@ class PseudoCt(Restorer):
                 "batch": "8 a step: enough for batch normalisation.",
             },
         )
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """What this network fixes."""
+        fixed = as_built("deep_supervision", "pooling")
+        return super().unread(plan, stage) | fixed
 
     def network(self, inputs: int, outputs: int) -> nn.Module:
         return VggAutoencoder(self.stage.unet, inputs, outputs)

@@ -11,9 +11,11 @@ from typing import ClassVar
 
 from torch import nn
 
+from isocenter.methods.method import Unread, as_built
 from isocenter.methods.restoring import Restorer
 from isocenter.parts.networks.dncnn import Stack
 from isocenter.parts.rules.restoration import BATCH_NORMED_RATE, WHY_BATCH_NORMED, Design, layers
+from isocenter.records import Plan, Stage
 
 CARD = {
     "title": "Residual denoiser",
@@ -69,6 +71,12 @@ class ResidualDenoiser(Restorer):
                 "batch": "10 images a step, as published for small sets.",
             },
         )
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """What this network fixes."""
+        fixed = as_built("strides", "decoder_convolutions", "activation", "pooling", "deep_supervision")
+        return super().unread(plan, stage) | fixed
 
     def network(self, inputs: int, outputs: int) -> nn.Module:
         return Stack(self.stage.unet, inputs, outputs, from_zero=True)

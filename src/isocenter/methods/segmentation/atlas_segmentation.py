@@ -25,11 +25,11 @@ from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
 from isocenter.images.placement import Placement
 from isocenter.images.resample import resample_labels
-from isocenter.methods.method import Arrays, Method, Network, Request, Speed, Turn
+from isocenter.methods.method import UNCUT, Arrays, Method, Network, Request, Speed, Turn, Unread
 from isocenter.methods.supervised import cut_to_components
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.encodings.fusion import equal_weights, fuse, similarity_weights, vote_share
-from isocenter.records import Augmentation, Budget, Choice, Fingerprint, Machine, Record, Stage, regions
+from isocenter.records import Augmentation, Budget, Choice, Fingerprint, Machine, Plan, Record, Stage, regions
 
 CARD = {
     "title": "Atlas segmentation",
@@ -113,6 +113,11 @@ class AtlasSegmentation(Method):
             mirror=(), why={**stage.prediction.why, "mirror": "Off: an image is registered as it is."}
         )
         return (stage.changed(network=None, augmentation=still, prediction=prediction),)
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """Images are answered whole."""
+        return super().unread(plan, stage) | UNCUT
 
     def build(self) -> dict[str, nn.Module]:
         return {}

@@ -21,7 +21,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
-from isocenter.methods.method import Arrays, Speed
+from isocenter.methods.method import Arrays, Speed, Unread
 from isocenter.methods.supervised import SupervisedMasks
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.encodings.borders import border_weights
@@ -80,6 +80,11 @@ class PlainUNet(SupervisedMasks):
 
     def network(self, inputs: int, outputs: int) -> nn.Module:
         return UNet(self.stage.unet, inputs, outputs)
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """Cross-entropy alone is learnt from."""
+        return {**super().unread(plan, stage), "training.batch_dice": "the loss is cross-entropy alone."}
 
     def prepare(self, arrays: Arrays) -> Arrays:
         settings = cast(BorderSettings, self.settings)

@@ -20,11 +20,11 @@ from isocenter.errors import BadPlan
 from isocenter.images.placement import Placement
 from isocenter.images.resample import resample
 from isocenter.methods import places
-from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs, Request, Speed
+from isocenter.methods.method import Arrays, Batch, Method, Network, Outputs, Request, Speed, Unread
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.networks.recurrent import FrameLSTM
 from isocenter.parts.rules import sequences as rules
-from isocenter.records import Budget, Fingerprint, Machine, Record, Stage
+from isocenter.records import Budget, Fingerprint, Machine, Plan, Record, Stage
 from isocenter.tasks.sequences import Said
 
 CARD = {
@@ -108,12 +108,9 @@ class GestureLSTM(Method):
                 "batch": "Small: recordings are few, and steps count.",
             },
             why_training={
-                "foreground_share": "Windows are drawn anywhere: every frame has a label.",
                 "learning_rate": "AdamW's usual rate.",
                 "precision": "Memory is summed over hundreds of steps.",
                 "optimiser": "AdamW, whatever the budget: gradients of the gates differ in size.",
-                "batch_dice": "Without effect: no overlap is measured.",
-                "channels_last": "Without effect: there is one axis.",
             },
         )
         stage = places.whole_stage(
@@ -142,6 +139,15 @@ class GestureLSTM(Method):
                 prediction=stage.prediction.changed(why={"mirror": "Off: time runs one way."}),
             ),
         )
+
+    @classmethod
+    def unread(cls, plan: Plan, stage: Stage) -> Unread:
+        """There is one axis, and every frame has a label."""
+        return {
+            **super().unread(plan, stage),
+            "training.foreground_share": "windows are drawn anywhere: every frame has a label.",
+            "training.channels_last": "there is one axis.",
+        }
 
     def build(self) -> dict[str, nn.Module]:
         settings = self.settings

@@ -141,8 +141,6 @@ def stage(
         "momentum": "AdamW's default.",
         "warmup": learnt.why["warmup"] if learnt.warmup else "Not needed: instances are standardised.",
         "clip": "Longer gradients are shortened: AdamW's memory depends on their length.",
-        "foreground_share": "Without effect: a sample is a whole bag.",
-        "batch_dice": "Without effect: there are no voxels.",
     }
     return Stage(
         name="bags",
@@ -171,8 +169,7 @@ def _geometry(fingerprint: Fingerprint, sample: tuple[int, int], mpp: float) -> 
             "spacing_mm": "Without effect: features have no grid."
             if numbers
             else "The resolution of tiles, see settings.mpp.",
-            "patch": "Without effect: a sample is a bag, whatever its size; the median one is written here.",
-            "median_shape": "Without effect: instances of the median bag, and numbers of each.",
+            "patch": "Instances of the median bag, whatever the size of a sample, and numbers of each.",
         },
     )
 
@@ -204,7 +201,7 @@ def _normalisation(fingerprint: Fingerprint) -> Normalisation:
     return plain.changed(
         channels=tuple(scheme.changed(scheme="none") for scheme in plain.channels),
         nonzero=False,
-        why={**why, "nonzero": "Without effect."},
+        why={**why, "nonzero": "Nothing is scaled."},
     )
 
 

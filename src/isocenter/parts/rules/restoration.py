@@ -293,8 +293,8 @@ def prediction(machine: Machine, dims: int) -> Prediction:
 _WHY_GRID = {
     "own_grid": "Nothing is resampled: noise belongs to voxels, and interpolation would change it.",
     "spacing_mm": "The median spacing of the cases, for information: every image keeps its own.",
-    "image_order": "Without effect: nothing is resampled.",
-    "through_order": "Without effect: nothing is resampled.",
+    "image_order": "Nothing is resampled.",
+    "through_order": "Nothing is resampled.",
 }
 
 
@@ -314,7 +314,7 @@ def _geometry(fingerprint: Fingerprint, design: Design) -> Geometry:
             "median_shape": "The median case, cropped to where it is not empty.",
             "patch": design.why["patch"],
             "slice_axis": "The network sees all axes.",
-            "anisotropic_axis": "Without effect: nothing is resampled or turned.",
+            "anisotropic_axis": "None: nothing is resampled or turned.",
             **_WHY_GRID,
         },
     )
@@ -423,7 +423,6 @@ def _learnt(made: Training, learning_rate: float, momentum: float, why: Mapping[
         if made.average
         else "About the last 100 steps: it takes out the noise of small batches.",
         "foreground_share": "Patches lie anywhere: all of an image is to be restored.",
-        "batch_dice": "Without effect: no overlap is counted.",
         **why,
     }
     return made.changed(
