@@ -135,6 +135,34 @@ def test_patches_carry_their_boxes_along(built: Built) -> None:
     assert drawn["image"].sum() == 120
 
 
+def test_objects_lie_anywhere_in_the_patches_drawn_for_them(built: Built) -> None:
+    method = detector(built, "detection/retinanet", 2)
+    box = np.array([[100, 100, 110, 112]], dtype=np.float32)
+    arrays = method.prepare(
+        {
+            "image": np.zeros((1, 300, 300), dtype=np.float32),
+            "boxes": box,
+            "classes": np.zeros(1, dtype=np.int64),
+            "excluded": np.zeros(1, dtype=bool),
+        }
+    )
+    request = Request(SHAPE, SHAPE, foreground=True)
+    drawn = [method.sample(arrays, np.random.default_rng(seed), request) for seed in range(40)]
+    found = np.concatenate([boxes_from_faces(torch.from_numpy(one["faces"])).numpy() for one in drawn])
+    assert len(found) == 40
+    assert 0 <= found.min() < found.max() <= 64
+    assert np.ptp(found[:, :2], axis=0).min() > 25
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_half_of_the_patches_show_an_object_and_all_are_mirrored(built: Built, key: str, dims: int) -> None:
+    stage = detector(built, key, dims).stage
+    assert stage.training.foreground_share == 0.5
+    assert stage.augmentation.mirror == tuple(range(dims))
+    assert stage.prediction.mirror == ()
+
+
 # ------------------------------------------------------------------------------------------------ targets
 
 
@@ -193,6 +221,9 @@ def test_the_images_own_grid_looks_for_objects_only_where_many_are_tiny() -> Non
     strides = ((1, 1), (2, 2), (4, 4))
     assert worthwhile(np.full((10, 2), 8.0), strides) == strides[1:]
     assert worthwhile(np.full((10, 2), 3.0), strides) == strides
+    cubes = ((1, 1, 1), (2, 2, 2), (4, 4, 4))
+    assert worthwhile(np.full((10, 3), 3.0), cubes) == cubes[1:]
+    assert worthwhile(np.full((10, 3), 1.5), cubes) == cubes
 
 
 # ------------------------------------------------------------------------------------------------ answers

@@ -21,9 +21,19 @@ from torch import Tensor, nn
 
 from isocenter.errors import BadPlan
 from isocenter.images.placement import Placement, boxes_in_file
-from isocenter.methods.method import Arrays, Method, Network, Outputs, Speed, Trial, Unread, without
+from isocenter.methods.method import (
+    Arrays,
+    Method,
+    Network,
+    Outputs,
+    Request,
+    Speed,
+    Trial,
+    Unread,
+    without,
+)
 from isocenter.methods.objects import extents
-from isocenter.methods.supervised import SupervisedMaps
+from isocenter.methods.supervised import PLACES, SupervisedMaps
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.encodings.anchors import BACKGROUND, IGNORED, anchors
 from isocenter.parts.encodings.boxes import centres, clip, contained, iou, sides, volumes
@@ -53,8 +63,14 @@ OVERLAPS = (0.5, 0.4, 0.3, 0.2)
 SAME = 0.5
 """IoU above which boxes of several folds are one object."""
 TINY = 0.1
-"""Share of objects that span less than `VOXELS_ACROSS` voxels of the image itself, from which a level on the
-image's own grid is worth its cost: it holds more anchors than all others together."""
+"""Share of objects narrower than `NARROW` from which a level on the image's own grid is worth its cost: it
+holds more anchors than all others together."""
+NARROW = {1: VOXELS_ACROSS, 2: VOXELS_ACROSS, 3: 2}
+"""Voxels of the image. In space that level has seven eighths of all anchors, and boxes are judged from an IoU
+of .1 on: an object as wide as one voxel of the next level is found there, as nodules of 3 mm are on maps of
+2.8 mm by MONAI's detector (CPM .936 on LUNA16)."""
+ASIDE = 0.3
+"""Up to so many sides of a patch lies an object beside its middle."""
 CHANNELS = (16, 128)
 """Least and most channels of a pyramid's maps."""
 PARTS = ("boxes", "scores", "classes")
@@ -225,9 +241,14 @@ class Detector(BoxAnswers, SupervisedMaps):
     def configure(
         cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
     ) -> tuple[Stage, ...]:
-        """The common stage, with one head for all levels, and without mirrored views."""
-        found = super().configure(fingerprint, budget, machine, speed, settings)
-        return tuple(for_boxes(stage) for stage in found)
+        """One stage at full resolution, whose patches show objects with what surrounds them."""
+        from isocenter.parts.rules.objects import view
+        from isocenter.parts.rules.segmentation import stages
+
+        name = {1: "1d", 2: "2d", 3: "3d_fullres"}[fingerprint.dims]
+        view_mm = view(extents(fingerprint) * np.asarray(fingerprint.median_spacing_mm))
+        found = stages(fingerprint, budget, machine, speed, (name,), view_mm=view_mm)
+        return tuple(for_boxes(stage, fingerprint) for stage in found)
 
     @classmethod
     def unread(cls, plan: Plan, stage: Stage) -> Unread:
@@ -280,6 +301,19 @@ class Detector(BoxAnswers, SupervisedMaps):
         middles = np.clip(middles, 0, np.array(arrays["image"].shape[1:]) - 1).astype(np.int32)
         return {str(number): middles[classes == number] for number in range(len(self.plan.labels))}
 
+    def sample(self, arrays: Arrays, rng: np.random.Generator, request: Request) -> Arrays:
+        aside = {
+            name: places + self._aside(rng, len(places))
+            for name, places in arrays.items()
+            if name.startswith(PLACES)
+        }
+        return super().sample({**arrays, **aside}, rng, request)
+
+    def _aside(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Shifts (count, dims), so that where an object is does not follow from where a patch ends."""
+        reach = np.array(self.stage.geometry.patch) * ASIDE
+        return np.asarray(np.rint(rng.uniform(-1, 1, (count, len(reach))) * reach), dtype=np.int32)
+
     def example(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Noise, with a box in the middle."""
         patch = self.stage.geometry.patch
@@ -323,13 +357,22 @@ class Detector(BoxAnswers, SupervisedMaps):
 # ------------------------------------------------------------------------------------------------- levels
 
 
-def for_boxes(stage: Stage) -> Stage:
-    """A common stage with one head for all levels, and without mirrored views."""
+def for_boxes(stage: Stage, fingerprint: Fingerprint) -> Stage:
+    """A common stage with one head for all levels, half of its patches on objects, mirrored in training
+    alone."""
+    from isocenter.parts.rules.augmentation import mirror_axes
+
+    network, training, varied, prediction = stage.unet, stage.training, stage.augmentation, stage.prediction
     deep = "Off: every level has answers of its own already."
+    half = "Half of the patches show an object, if a case has one: few would otherwise."
     single = "Off: boxes of mirrored views would have to be fused, at several times the cost."
+    mirror, why_mirror = mirror_axes(len(stage.geometry.patch), False, fingerprint.labels)
+    mirrored = "All axes: objects are few, and look alike from all sides." if mirror else why_mirror
     return stage.changed(
-        network=stage.unet.changed(deep_supervision=False, why={**stage.unet.why, "deep_supervision": deep}),
-        prediction=stage.prediction.changed(mirror=(), why={**stage.prediction.why, "mirror": single}),
+        network=network.changed(deep_supervision=False, why={**network.why, "deep_supervision": deep}),
+        training=training.changed(foreground_share=0.5, why={**training.why, "foreground_share": half}),
+        augmentation=varied.changed(mirror=mirror, why={**varied.why, "mirror": mirrored}),
+        prediction=prediction.changed(mirror=(), why={**prediction.why, "mirror": single}),
     )
 
 
@@ -353,7 +396,8 @@ def worthwhile(sizes: np.ndarray, strides: Sequence[tuple[int, ...]]) -> Sequenc
     """The strides that may look for objects of these sides (n, d): without the image's own, unless many are
     tiny."""
     across = np.exp(np.log(sizes).mean(axis=1))
-    return strides if len(strides) == 1 or (across < VOXELS_ACROSS).mean() >= TINY else strides[1:]
+    narrow = (across < NARROW[sizes.shape[1]]).mean() >= TINY
+    return strides if len(strides) == 1 or narrow else strides[1:]
 
 
 def products(strides: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:

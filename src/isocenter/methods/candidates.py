@@ -51,8 +51,6 @@ REGIONS_SAMPLED, MOST_ANCHORS = 32, 300
 """Of a slice, fewer than of an image that shows many objects: they cost more than the convolutions."""
 LEAST_WIDTH = 0.5
 """A section of less than this share of the object's width is neither asked for nor called background."""
-ASIDE = 0.3
-"""Up to so many sides of the view lies an object beside its middle."""
 SAME_IN_SLICE = 0.3
 """IoU in one slice above which the worse of two boxes is dropped."""
 HIT = 0.1
@@ -136,16 +134,11 @@ class Candidates(RegionDetector):
             "faces": face_centres(sections[seen].numpy()),
             "classes": np.asarray(arrays["classes"])[seen.numpy()],
             "excluded": left_out,
-            f"{PLACES}objects": middles + self._aside(rng, len(middles)),
+            f"{PLACES}objects": middles,
         }
         sizes = (self._in_plane(request.size), self._in_plane(request.source_size))
         drawn = super().sample(flat, rng, Request(*sizes, request.foreground))
         return {**drawn, "image": np.expand_dims(drawn["image"], 1 + self.axis)}
-
-    def _aside(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Shifts (count, 2), so that where an object is does not follow from where the view ends."""
-        reach = np.array(self.stage.geometry.patch) * ASIDE
-        return np.asarray(np.rint(rng.uniform(-1, 1, (count, 2)) * reach), dtype=np.int32)
 
     def _in_plane(self, size: Sequence[int]) -> tuple[int, ...]:
         return tuple(edge for axis, edge in enumerate(size) if axis != self.axis)

@@ -70,7 +70,7 @@ def test_without_boxes_all_is_background() -> None:
 
 
 def _adaptive(levels: list[torch.Tensor], boxes: torch.Tensor, nearest: int, inside: bool) -> list[int]:
-    """Algorithm 1 of the paper, in scalar arithmetic."""
+    """Algorithm 1 of the paper, in scalar arithmetic; a box left without takes its best."""
     every = torch.cat(levels)
     best: dict[int, tuple[float, int]] = {}
     for number, box in enumerate(boxes):
@@ -83,12 +83,17 @@ def _adaptive(levels: list[torch.Tensor], boxes: torch.Tensor, nearest: int, ins
             before += len(level)
         overlaps = {i: iou(every[[i]], box[None]).item() for i in candidates}
         least = statistics.mean(overlaps.values()) + statistics.stdev(overlaps.values())
-        for i, overlap in overlaps.items():
-            at = (every[i, :dims] + every[i, dims:]) / 2
-            within = bool(((at >= box[:dims]) & (at < box[dims:])).all())
-            if overlap >= least and (within or not inside) and overlap > best.get(i, (-1.0, 0))[0]:
-                best[i] = (overlap, number)
+        taken = [i for i in candidates if overlaps[i] >= least and (_within(every[i], box) or not inside)]
+        for i in taken or [i for i in candidates if overlaps[i] == max(overlaps.values())]:
+            if overlaps[i] > best.get(i, (-1.0, 0))[0]:
+                best[i] = (overlaps[i], number)
     return [best[i][1] if i in best else BACKGROUND for i in range(len(every))]
+
+
+def _within(anchor: torch.Tensor, box: torch.Tensor) -> bool:
+    dims = len(box) // 2
+    middle = (anchor[:dims] + anchor[dims:]) / 2
+    return bool(((middle >= box[:dims]) & (middle < box[dims:])).all())
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -111,6 +116,14 @@ def test_several_anchors_at_a_place_are_candidates_together() -> None:
     positives = (matched == 0).nonzero()[:, 0]
     assert len(positives)
     assert (positives % 2 == 1).all()
+
+
+def test_a_box_smaller_than_a_stride_takes_the_anchor_that_overlaps_it_most() -> None:
+    level = anchors((8, 8), (4.0, 4.0), ((4.0, 4.0), (6.0, 6.0)))
+    box = torch.tensor([[12.5, 16.5, 13.8, 17.8]])  # between the places at 10 and 14, 14 and 18
+    matched = match_adaptively([level], box, nearest=4, per_place=2)
+    (positive,) = (matched == 0).nonzero()[:, 0].tolist()
+    assert positive == int(iou(level, box)[:, 0].argmax())
 
 
 def test_a_balanced_sample_is_half_positive_where_there_are_enough() -> None:

@@ -25,12 +25,12 @@ def test_longer_budgets_ask_for_more_steps() -> None:
 
 def test_a_fast_machine_gets_the_widest_network_and_the_full_batch() -> None:
     fit = at(1e-5)
-    assert (fit.width, fit.batch, fit.enough) == (WIDE, 9, True)
+    assert (fit.width, fit.batch, fit.enough, fit.ample) == (WIDE, 9, True, True)
 
 
 def test_a_slow_machine_gets_the_narrowest_network_and_is_told() -> None:
     fit = at(10.0)
-    assert (fit.width, fit.batch, fit.enough) == (NARROW, 2, False)
+    assert (fit.width, fit.batch, fit.enough, fit.ample) == (NARROW, 2, False, False)
 
 
 def test_a_wider_network_or_a_larger_batch_never_costs_the_steps_that_are_needed() -> None:

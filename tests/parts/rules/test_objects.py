@@ -44,6 +44,10 @@ def test_the_smallest_object_is_half_the_first_percentile() -> None:
     assert objects.smallest_object([1, 1])[0] == 1
 
 
+def test_twice_the_width_of_large_objects_has_to_be_seen_at_once() -> None:
+    assert objects.view([(8, 20, 12)] * 99 + [(90, 90, 90)]) == 40
+
+
 def test_seeds_smoothing_and_borders_follow_the_narrow_side() -> None:
     extents = [(16, 32)] * 5
     assert objects.seed_distance(extents)[0] == 8

@@ -7,6 +7,7 @@ from math import prod
 import pytest
 
 from isocenter.errors import BadPlan
+from isocenter.parts.rules.budget import USABLE_SHARE, steps_needed
 from isocenter.parts.rules.segmentation import stages
 from isocenter.records import Budget, CaseMeasure, Channel, Fingerprint, Label, Machine, Section, Stage
 
@@ -150,6 +151,25 @@ def test_a_slow_measurement_leads_to_a_smaller_network_with_its_own_speed() -> N
     steps = 300 * 0.9 / measure(stage)
     assert steps >= 450
     assert stage.training.seconds_per_step == pytest.approx(measure(stage), rel=0.35)
+
+
+def test_where_objects_are_asked_for_patches_become_smaller_down_to_what_shows_them() -> None:
+    scans = fingerprint((80, 144, 184), (2.0, 1.5, 1.5), 60)
+    (whole,) = stages(scans, Budget.read("30m"), CPU, MEASURED / 4, ["3d_fullres"])
+    (near,) = stages(scans, Budget.read("30m"), CPU, MEASURED / 4, ["3d_fullres"], view_mm=54)
+    (least,) = stages(scans, Budget.read("30m"), CPU, MEASURED / 16, ["3d_fullres"], view_mm=54)
+    (ample,) = stages(scans, Budget.read("30m"), GPU, view_mm=54)
+    assert prod(least.geometry.patch) < prod(near.geometry.patch) < prod(whole.geometry.patch)
+    for stage in (near, least):
+        assert all(edge * mm >= 54 for edge, mm in zip(stage.geometry.patch, (2, 1.5, 1.5), strict=True))
+        assert "54 mm show nearly every object" in stage.geometry.why["patch"]
+    assert steps(near) >= steps_needed(1800) > steps(whole)
+    assert ample.geometry.patch == stages(scans, Budget.read("30m"), GPU)[0].geometry.patch
+
+
+def steps(stage: Stage) -> float:
+    """That fit into half an hour."""
+    return 1800 * USABLE_SHARE / stage.training.seconds_per_step
 
 
 def test_epochs_measure_nothing() -> None:

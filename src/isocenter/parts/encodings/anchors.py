@@ -77,15 +77,17 @@ def match_adaptively(
     """For each anchor the true box it is asked for or `BACKGROUND`; each box sets its own threshold (ATSS).
 
     A box's candidates are the anchors of the `nearest` places of every level. Those whose IoU reaches the
-    mean plus the standard deviation of all its candidates' are positive, if they are centred in the box. An
-    anchor that several boxes take belongs to the one it overlaps most.
+    mean plus the standard deviation of all its candidates' are positive, if they are centred in the box. A
+    box smaller than a stride may hold no place: it takes the candidate that overlaps it most, so that no box
+    that meets a candidate is learnt as background. An anchor that several boxes take belongs to the one it
+    overlaps most.
 
     Args:
         levels: By pyramid level, anchors (n_l, 2 d).
         boxes: True boxes (m, 2 d).
         nearest: Places per level whose anchors are candidates.
         per_place: Anchors at each place.
-        inside: Whether an anchor must be centred in the box; boxes smaller than a stride may then have none.
+        inside: Whether an anchor must be centred in the box, if any is.
 
     Returns:
         (Σ n_l,) integers, level after level.
@@ -106,6 +108,8 @@ def match_adaptively(
         chosen &= torch.stack(
             [contained(own, box[None])[:, 0] for own, box in zip(middles, boxes, strict=True)]
         )
+    without = ~chosen.any(dim=1, keepdim=True) & (overlap > 0)
+    chosen |= without & (overlap == overlap.amax(dim=1, keepdim=True))
     owner = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(chosen)[chosen]
     anchor, worth = candidates[chosen], overlap[chosen]
     order = worth.argsort(stable=True)  # one after the other, so that the greatest overlap is written last

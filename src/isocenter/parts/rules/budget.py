@@ -94,12 +94,14 @@ def steps_needed(seconds: float) -> float:
 
 @dataclass(frozen=True)
 class Fit:
-    """What the time rule decided: width, batch, how long a step takes, and whether that is time to learn."""
+    """What the time rule decided: width, batch, how long a step takes, whether that is time to learn, and
+    whether it gives as many steps as a budget of this length should."""
 
     width: int
     batch: int
     seconds_per_step: float
     enough: bool
+    ample: bool
     why_width: str
     why_batch: str
 
@@ -118,6 +120,7 @@ def fit(budget: Budget, largest_batch: int, smallest_batch: int, step: Callable[
             REFERENCE_WIDTH,
             largest_batch,
             0.0,
+            True,
             True,
             f"{REFERENCE_WIDTH} features at full resolution, nnU-Net's width: a budget in epochs sets no "
             f"time limit.",
@@ -153,7 +156,7 @@ def fit(budget: Budget, largest_batch: int, smallest_batch: int, step: Callable[
         if batch < largest_batch
         else ""
     )
-    return Fit(width, batch, taken, enough, why_width, why_batch)
+    return Fit(width, batch, taken, enough, count >= needed, why_width, why_batch)
 
 
 def members(training: Training, enough: tuple[int, int] = (MEMBER_STEPS, MEMBER_PASSES)) -> tuple[int, str]:

@@ -19,6 +19,10 @@ LEAST_CELLS = 8
 COARSEST_GRID = 4
 VOLUME_PERCENTILE = 1.0
 
+VIEW_PERCENTILE = 95.0
+SURROUNDINGS = 2.0
+"""How many times as wide as an object is what tells it from what looks alike."""
+
 
 def _sizes(extents: ArrayLike) -> NDArray[np.float64]:
     sizes = np.asarray(extents, dtype=np.float64)
@@ -92,6 +96,18 @@ def grid(extents: ArrayLike, field_of_view: Sequence[float]) -> tuple[Shape, str
         "halving of the grid doubles what it sees, as long as the object still spans eight places, among "
         "which distances vary slowly (Weigert et al. 2020)."
     )
+
+
+def view(extents_mm: ArrayLike) -> float:
+    """How much has to be seen at once to find an object, in mm.
+
+    A nodule is told by what lies beside it, not by the other lung: less than that hides something, and more
+    of it costs time in which other objects could be seen.
+
+    Args:
+        extents_mm: Sides of the objects' boxes (object, axis).
+    """
+    return SURROUNDINGS * float(np.percentile(_sizes(extents_mm), VIEW_PERCENTILE, axis=0).max())
 
 
 def smallest_object(volumes: ArrayLike) -> tuple[int, str]:

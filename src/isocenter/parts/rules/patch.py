@@ -46,13 +46,25 @@ def largest_patch(
 
 
 def shrunk(
-    patch: Patch, median_shape: Sequence[int], spacing_mm: Spacing, most: int | None = None
+    patch: Patch,
+    median_shape: Sequence[int],
+    spacing_mm: Spacing,
+    most: int | None = None,
+    least: Sequence[int] | None = None,
 ) -> Patch | None:
-    """The patch one step smaller along the axis that covers most of the case; None at the end."""
+    """The patch one step smaller along the axis that covers most of the case; None at the end.
+
+    Args:
+        patch: To be made smaller.
+        median_shape: Voxels of the median case.
+        spacing_mm: Target spacing.
+        most: At most so many halvings of any axis.
+        least: Voxels that each axis keeps.
+    """
     share = [edge / full for edge, full in zip(patch.shape, median_shape, strict=True)]
     for axis in sorted(range(len(share)), key=lambda axis: (-share[axis], -axis)):
         step = _step(patch, axis, spacing_mm, most)
-        if step:
+        if step and (least is None or patch.shape[axis] - step >= least[axis]):
             shape = list(patch.shape)
             shape[axis] -= step
             return _shaped(shape, spacing_mm, most)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
+from math import ceil, prod
 
 from isocenter.errors import BadPlan, suggestion
 from isocenter.parts.rules import budget as timing
@@ -28,12 +28,17 @@ AGREEMENT = 0.1
 
 @dataclass(frozen=True)
 class Situation:
-    """What every rule looks at; `rate` is in multiply-accumulates per second."""
+    """What every rule looks at.
+
+    `rate` is in multiply-accumulates per second. `view_mm` is the width of what has to be seen at once; None
+    where everything that memory holds teaches something.
+    """
 
     fingerprint: Fingerprint
     budget: Budget
     machine: Machine
     rate: float
+    view_mm: float | None = None
 
     @property
     def outputs(self) -> int:
@@ -56,6 +61,7 @@ def stages(
     *,
     repeated: bool = False,
     alone: bool = False,
+    view_mm: float | None = None,
 ) -> tuple[Stage, ...]:
     """Every stage of a segmentation plan, each decision with its reason.
 
@@ -70,12 +76,14 @@ def stages(
         repeated: Whether several networks of one configuration can answer together, where there is time.
         alone: Whether one network has the whole budget: of the configurations that data and budget decide
             on, the one at full resolution, if there is one.
+        view_mm: The width of what has to be seen at once, down to which patches become smaller where time
+            would else give fewer steps than it should.
 
     Raises:
         BadPlan: A configuration is unknown, or unfit for these data.
     """
     first = float(speed) if isinstance(speed, float | int) else timing.assumed_speed(machine)
-    situation = Situation(fingerprint, budget, machine, first)
+    situation = Situation(fingerprint, budget, machine, first, view_mm)
     measure = _once(speed) if callable(speed) and budget.seconds is not None else None
     full = full_grid(fingerprint)
     whole, situation = _settled(situation, full, budget, measure)
@@ -236,14 +244,28 @@ def _decided(situation: Situation, grid: Grid, budget: Budget) -> Decided:
         largest, why_batch = _largest_batch(situation, grid, patch)
         smallest = SMALLEST_BATCH if len(patch.shape) == 3 else SMALLEST_FLAT_BATCH
         fit = timing.fit(budget, largest, smallest, partial(_seconds, situation, grid, patch))
-        smaller = None if fit.enough else shrunk(patch, grid.seen_shape, grid.seen_spacing_mm)
+        smaller, why_smaller = _smaller(situation, grid, patch, fit, budget)
         if smaller is None or prod(smaller.shape) < SMALLEST_PATCH_VOXELS[len(smaller.shape)]:
             return Decided(grid, patch, fit, budget, False, "", why, fit.why_batch or why_batch)
-        patch = smaller
-        why = (
-            "Smaller than memory allows, for time: even the narrowest network would take too few steps in "
+        patch, why = smaller, f"Smaller than memory allows, for time: {why_smaller}"
+
+
+def _smaller(
+    situation: Situation, grid: Grid, patch: Patch, fit: timing.Fit, budget: Budget
+) -> tuple[Patch | None, str]:
+    """The patch one step smaller and why, if time asks for one."""
+    if not fit.enough:
+        return shrunk(patch, grid.seen_shape, grid.seen_spacing_mm), (
+            "even the narrowest network would take too few steps in "
             f"{budget} with a larger part of the median case ({by(grid.seen_shape)})."
         )
+    if fit.ample or situation.view_mm is None:
+        return None, ""
+    least = [ceil(situation.view_mm / mm) for mm in grid.seen_spacing_mm]
+    return shrunk(patch, grid.seen_shape, grid.seen_spacing_mm, least=least), (
+        f"{situation.view_mm:.3g} mm show nearly every object with what surrounds it, and of smaller patches "
+        f"more fit into {budget}: so many of them are centred on an object, however large they are."
+    )
 
 
 def _why_patch(situation: Situation, grid: Grid, patch: Patch) -> str:
