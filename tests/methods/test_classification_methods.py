@@ -35,7 +35,7 @@ from isocenter.pipeline.predict import Model
 from isocenter.pipeline.prepare import prepare_inputs
 from isocenter.pipeline.progress import Bar
 from isocenter.pipeline.run import Run
-from isocenter.records import Budget, Fingerprint, Machine, Stage
+from isocenter.records import Budget, Fingerprint, Label, Machine, Stage
 from isocenter.tasks import load
 from isocenter.tasks.class_files import Classified
 
@@ -103,6 +103,28 @@ def test_a_method_is_calibrated_and_says_which_findings_are_there(built: Built) 
     assert answer.chosen is not None
     assert answer.chosen[0] == (answer.scores[0] >= method.tuned["thresholds"][0])  # type: ignore[index]
     method.tuned = {}
+
+
+def test_of_two_classes_the_second_has_a_threshold_of_its_own(built: Built) -> None:
+    shared = built("classification/chexnet", 2)
+    labels = tuple(Label(name=name, values=(place,)) for place, name in enumerate(("dark", "bright")))
+    plan = shared.plan.changed(labels=labels, settings={**shared.plan.settings, "exclusive": True})
+    method = type(shared)(plan, plan.stages[0])
+    assert isinstance(method, Classifier)
+    logits = np.random.default_rng(0).normal(-2, 1, 200)  # the second class is rare
+    has = np.arange(200) % 4 == 0
+    scores = np.stack([-logits - 2.0 * has, logits + 2.0 * has], axis=1) / 2
+    truth = np.stack([~has, has], axis=1).astype(float)
+    rows = zip(scores, truth, strict=True)
+    seen = [Trial({"scores": s}, None, Classified("a", ("dark", "bright"), t, True)) for s, t in rows]  # type: ignore[arg-type]
+    method.tuned = method.tune(lambda: iter(seen))
+    assert method.tuned["of"] == "bright"
+    assert cast(float, method.tuned["threshold"]) < 0.4
+    answers = [method.decode({"scores": s}, None).chosen for s in scores]  # type: ignore[arg-type]
+    said = np.array([chosen is not None and chosen[1] for chosen in answers])
+    balanced = (said[has].mean() + (~said)[~has].mean()) / 2
+    likeliest = method.calibrated(scores)[:, 1] > 0.5
+    assert balanced > (likeliest[has].mean() + (~likeliest)[~has].mean()) / 2
 
 
 def test_a_rare_finding_that_nothing_speaks_for_has_its_prevalence(built: Built) -> None:

@@ -16,6 +16,7 @@ from isocenter.errors import BadDataset, BadModel, BadPlan, IsocenterWarning
 from isocenter.images.formats import slide
 from isocenter.methods import slides as tiles
 from isocenter.methods.bags import BagMethod, BagSettings
+from isocenter.methods.method import Trial
 from isocenter.methods.mil.clam import Clam
 from isocenter.methods.mil.prompt_mil import PromptMil
 from isocenter.parts.networks.bag_heads import DualStream, extremes
@@ -34,6 +35,7 @@ from isocenter.records import (
     Scores,
 )
 from isocenter.tasks.bag_files import Attended
+from isocenter.tasks.class_files import Classified
 
 MACHINE = Machine(device="cpu", name="a test", cores=1, memory_gb=8.0)
 OF_FEATURES = ("mil/abmil", "mil/clam", "mil/dsmil", "mil/mil_pooling")
@@ -169,6 +171,23 @@ def test_of_two_classes_the_one_that_asserts_something_is_looked_for(
     names: tuple[str, str], expected: str
 ) -> None:
     assert rules.positive(fingerprint(names))[0] == expected
+
+
+def test_the_class_that_is_looked_for_has_a_threshold_of_its_own() -> None:
+    method = planned("mil/abmil", fingerprint())
+    scores = np.linspace(0.02, 0.6, 30)
+    truth = (scores > 0.3).astype(float)
+    pairs = zip(scores, truth, strict=True)
+    trials = [
+        Trial({"scores": np.array([1 - s, s])}, None, Classified("a", CLASSES, np.array([1 - t, t]), True))  # type: ignore[arg-type]
+        for s, t in pairs
+    ]
+    method.tuned = method.tune(lambda: iter(trials))
+    assert method.tuned["of"] == CLASSES[1]
+    assert method.tuned["threshold"] == pytest.approx(0.3, abs=0.01)
+    answer = method.decode({"scores": np.array([0.6, 0.4]), "attention": np.ones((1, 2))}, None)  # type: ignore[arg-type]
+    assert answer.chosen is not None
+    assert answer.chosen.tolist() == [False, True]
 
 
 def test_a_planted_instance_is_attended_to() -> None:

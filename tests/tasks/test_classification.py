@@ -314,3 +314,14 @@ def test_an_answer_may_say_itself_which_classes_are_there(tmp_path: Path) -> Non
     assert TASK.score(again, truth, a_dataset())["all"]["accuracy"] == 1.0
     silent = Scored(truth.names, np.array([0.2, 0.3]))
     assert TASK.score(silent, truth, a_dataset())["all"]["accuracy"] == 0.0
+
+
+def test_of_classes_that_exclude_each_other_an_answer_may_name_one(tmp_path: Path) -> None:
+    truth = a_truth(0, 1, exclusive=True)
+    named = Scored(truth.names, np.array([0.7, 0.3]), chosen=np.array([False, True]))
+    TASK.save(named, tmp_path / "a.json", Image(np.zeros((1, 2, 2)), Geometry.plain((2, 2))))
+    again = TASK.read_answer(tmp_path / "a.json", truth, a_dataset(tmp_path))
+    assert TASK.score(again, truth, a_dataset())["all"]["accuracy"] == 1.0
+    for said in (None, np.array([True, True])):  # who names both leaves it to the scores
+        silent = Scored(truth.names, np.array([0.7, 0.3]), chosen=said)
+        assert TASK.score(silent, truth, a_dataset())["all"]["accuracy"] == 0.0

@@ -3,11 +3,12 @@ bag a sample, questions asked of it, and answers with attention."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,11 +26,13 @@ from isocenter.methods.method import (
     Outputs,
     Request,
     Speed,
+    Trial,
     Unread,
     every,
     without,
 )
 from isocenter.parts.augment.augmenter import Kind
+from isocenter.parts.metrics.thresholds import fairest_threshold, one_of_two
 from isocenter.parts.networks.bag_heads import BagHead
 from isocenter.parts.networks.bags import Standardise, embedding
 from isocenter.parts.rules import bags as rules
@@ -279,10 +282,14 @@ class BagMethod(Method):
     def decode(self, outputs: Mapping[str, np.ndarray], placement: Placement) -> Attended:
         """Scores, and attention under the name of the class it is for."""
         edge, pixel = (float(value) or None for value in outputs.get(TILES, (0.0, 0.0)))
-        coords = outputs.get(COORDS)
+        coords, threshold = outputs.get(COORDS), self.tuned.get("threshold")
+        scores, chosen = np.asarray(outputs["scores"], dtype=np.float64), None
+        if isinstance(threshold, float):
+            chosen = one_of_two(scores, self.names.index(self.asked[0]), threshold)
         return Attended(
             self.names,
-            np.asarray(outputs["scores"], dtype=np.float64),
+            scores,
+            chosen=chosen,
             attention={
                 name: np.asarray(row, dtype=np.float64)
                 for name, row in zip(self.attended, outputs["attention"], strict=True)
@@ -291,6 +298,18 @@ class BagMethod(Method):
             edge=edge,
             pixel_mm=pixel,
         )
+
+    def tune(self, trials: Callable[[], Iterator[Trial]]) -> dict[str, JsonValue]:
+        """Of two classes that exclude each other, from which probability on the positive one is said to be
+        there: that with the highest balanced accuracy."""
+        if not self.single:
+            return {}
+        place = self.names.index(self.asked[0])
+        seen = [(trial.outputs["scores"][place], trial.truth.present[place]) for trial in trials()]
+        if not seen:
+            return {}
+        scores, truth = zip(*seen, strict=True)
+        return {"threshold": fairest_threshold(scores, truth), "of": self.asked[0]}
 
 
 class HeadMethod(BagMethod):

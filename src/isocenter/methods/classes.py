@@ -33,7 +33,7 @@ from isocenter.methods.method import (
 )
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.metrics.calibration import best_temperature
-from isocenter.parts.metrics.thresholds import best_thresholds
+from isocenter.parts.metrics.thresholds import best_thresholds, fairest_threshold, one_of_two
 from isocenter.parts.rules import classification as rules
 from isocenter.parts.rules.budget import TRAINING_COST, again, assumed_speed, members
 from isocenter.parts.rules.folds import learnt_from
@@ -290,10 +290,17 @@ class Classifier(Method):
         """Calibrated probabilities, and the classes that reach their thresholds."""
         names = tuple(label.name for label in self.plan.labels)
         found = self.calibrated(np.asarray(outputs["scores"], dtype=np.float64))
-        thresholds = self.tuned.get("thresholds")
+        thresholds, threshold = self.tuned.get("thresholds"), self.tuned.get("threshold")
+        if isinstance(threshold, float):
+            return Scored(names, found, chosen=one_of_two(found, names.index(self.second), threshold))
         if self.settings.exclusive or not isinstance(thresholds, list):
             return Scored(names, found)
         return Scored(names, found, chosen=found >= np.array(thresholds, dtype=np.float64))
+
+    @property
+    def second(self) -> str:
+        """Of two classes, the one that the threshold is about."""
+        return self.plan.labels[-1].name
 
     def calibrated(self, scores: Floats) -> NDArray[np.float64]:
         """Probabilities (..., class) of scores, at the tuned temperature and the true prevalence."""
@@ -313,8 +320,9 @@ class Classifier(Method):
         return np.asarray(np.log(share / (1 - share)))
 
     def tune(self, trials: Callable[[], Iterator[Trial]]) -> dict[str, JsonValue]:
-        """One temperature under which the cases' classes are likeliest, near 1 where few cases speak; and for
-        classes that do not exclude each other, from which probability on each is said to be there.
+        """One temperature under which the cases' classes are likeliest, near 1 where few cases speak; and the
+        probability from which on a class is said to be there: that with the highest F1 for each, where they
+        do not exclude each other; of two that do, for the second that with the highest balanced accuracy.
 
         Source: Guo et al., "On calibration of modern neural networks", ICML 2017.
         """
@@ -328,9 +336,12 @@ class Classifier(Method):
                 scores, truth, exclusive=bool(self.settings.exclusive), offset=self.offset
             )
         }
-        if self.settings.exclusive:
+        found = self.calibrated(scores)
+        if not self.settings.exclusive:
+            return {**self.tuned, "thresholds": list(best_thresholds(found, truth))}
+        if len(self.plan.labels) != 2:
             return self.tuned
-        return {**self.tuned, "thresholds": list(best_thresholds(self.calibrated(scores), truth))}
+        return {**self.tuned, "threshold": fairest_threshold(found[:, 1], truth[:, 1]), "of": self.second}
 
 
 def weighted_binary_cross_entropy(scores: Tensor, classes: Tensor, prevalence: Tensor) -> Tensor:

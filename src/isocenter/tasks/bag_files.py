@@ -25,7 +25,7 @@ from isocenter import files
 from isocenter.errors import BadDataset, UnreadableFile
 from isocenter.images.formats.delimited import table
 from isocenter.images.formats.outlines import Outline, read_geojson, write_geojson
-from isocenter.tasks.class_files import Classified, Scored, save_scored
+from isocenter.tasks.class_files import Classified, Scored, content_of, save_scored
 
 Floats = NDArray[np.float64]
 
@@ -109,9 +109,8 @@ def save_attended(answer: Attended, path: Path) -> None:
     if answer.coords is not None and answer.edge is not None and answer.attention:
         _save_tiles(answer, path.with_name(f"{name}.geojson"))
     save_scored(answer, path)
-    scores = {known: float(score) for known, score in zip(answer.names, answer.scores, strict=True)}
     tiles = {"count": _count(answer), "edge": answer.edge, "pixel_mm": answer.pixel_mm}
-    files.write_json(path, {"case": name, "scores": scores, _TILES: tiles})
+    files.write_json(path, {**content_of(answer, name), _TILES: tiles})
 
 
 def _count(answer: Attended) -> int:
@@ -151,7 +150,7 @@ def read_attended(path: Path, scored: Scored) -> Attended:
     """
     beside = path.with_name(f"{path.stem}{ATTENTION}.csv")
     if not beside.is_file():
-        return Attended(scored.names, scored.scores)
+        return Attended(scored.names, scored.scores, chosen=scored.chosen)
     header, rows = table(beside)
     lower = {f"attention {name}".lower(): name for name in scored.names}
     try:
@@ -169,6 +168,7 @@ def read_attended(path: Path, scored: Scored) -> Attended:
     return Attended(
         scored.names,
         scored.scores,
+        chosen=scored.chosen,
         attention=apart or {ALL: columns["attention"]},
         coords=coords,
         edge=about.get("edge"),

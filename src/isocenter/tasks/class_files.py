@@ -262,13 +262,19 @@ def classes_of(path: Path) -> tuple[str, ...]:
 
 def save_scored(answer: Scored, path: Path) -> None:
     """Write an answer as JSON, and beside it as a table of one row."""
-    scores = {name: float(score) for name, score in zip(answer.names, answer.scores, strict=True)}
     stream = io.StringIO()
+    said = content_of(answer, path.stem)
     csv.writer(stream, lineterminator="\n").writerows(
-        [["case", *answer.names], [path.stem, *scores.values()]]
+        [["case", *answer.names], [path.stem, *said["scores"].values()]]
     )
     files.write_text(path.with_suffix(".csv"), stream.getvalue())
-    said: dict[str, Any] = {"case": path.stem, "scores": scores}
+    files.write_json(path, said)
+
+
+def content_of(answer: Scored, case: str) -> dict[str, Any]:
+    """What an answer's JSON says: the case, its scores, and the classes that it says are there."""
+    scores = {name: float(score) for name, score in zip(answer.names, answer.scores, strict=True)}
+    said: dict[str, Any] = {"case": case, "scores": scores}
     if answer.chosen is not None:
         said["classes"] = [name for name, there in zip(answer.names, answer.chosen, strict=True) if there]
-    files.write_json(path, said)
+    return said

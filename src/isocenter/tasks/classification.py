@@ -51,9 +51,10 @@ class Classification(SingleImage):
     headline = "roc_auc"
     partial = True
     rules: Mapping[str, str] = {
-        "answer": "Where classes exclude each other the answer is the class with the highest score, of equal "
-        "ones the first; else the classes that the answer itself says are there, or every class whose score "
-        f"reaches {PROBABILITY:g}, or {LOGIT:g} where scores are no probabilities.",
+        "answer": "Where classes exclude each other the answer is the one class that it names itself, else "
+        "the class with the highest score, of equal ones the first; otherwise the classes that it says "
+        f"itself are there, or every class whose score reaches {PROBABILITY:g}, or {LOGIT:g} where scores "
+        "are no probabilities.",
         "probabilities": "Scores are probabilities where all lie in 0 to 1 and, if classes exclude each "
         "other, sum to 1; Brier score and calibration error are undefined otherwise. A single case is "
         "judged by its own scores.",

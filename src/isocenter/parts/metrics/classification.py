@@ -44,10 +44,11 @@ class Pool:
         truth: (case, class) 1, 0, or NaN where nobody knows.
         given: (case,) whether somebody answered.
         patients: Whose case each is.
-        exclusive: Whether every case has exactly one class; the answer is then the class with the highest
-            score, of equals the first. Otherwise every class is a question of its own.
+        exclusive: Whether every case has exactly one class; the answer is then one class, by default that
+            with the highest score, of equals the first. Otherwise every class is a question of its own.
         chosen: (case, class) 1 or 0 where an answer itself says which classes are there, NaN where it leaves
-            that to the scores; None where none does. Without effect where classes exclude each other.
+            that to the scores; None where none does. Where classes exclude each other it counts if it is
+            one class.
     """
 
     names: tuple[str, ...]
@@ -86,6 +87,9 @@ class Pool:
         if self.exclusive:
             yes = np.zeros(self.scores.shape, dtype=bool)
             yes[np.arange(len(yes)), np.nan_to_num(self.scores, nan=-math.inf).argmax(axis=1)] = True
+            if self.chosen is not None:
+                own = self.chosen == 1
+                yes = np.where((own.sum(axis=1) == 1)[:, None], own, yes)
         else:
             yes = self.scores >= (PROBABILITY if self.probabilities else LOGIT)
             if self.chosen is not None:
