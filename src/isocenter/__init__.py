@@ -220,31 +220,48 @@ def generate(
     run: str | Path,
     out: str | Path,
     *,
-    count: int = 64,
+    count: int | None = None,
+    per_class: int | None = None,
+    walk: int | None = None,
     label: str | None = None,
     seed: int = 0,
+    guidance: float | None = None,
     device: str = "auto",
 ) -> list[Path]:
     """Make new images with a model trained for generation; give the files written.
 
     Beside each image lie how it was made (`_about.json`) and its code (`_latent.npy`); `grid.png` shows all,
-    `made.csv` lists them with the training image nearest to each.
+    `made.csv` lists them with the training image nearest to each, and is a manifest of them.
 
     Args:
         run: A trained run or model folder.
         out: The folder for the images.
-        count: How many.
+        count: How many, 64 by default.
+        per_class: In its place: how many of each class, in a folder for each.
+        walk: Steps from one code to another: as many walks of this length as `count` holds, each a row of the
+            grid.
         label: The class that all shall have; without it, each class of a conditional model in turn.
         seed: The same seed makes the same images.
+        guidance: How strongly classes guide; by default as the plan says.
         device: `auto`, `cpu`, `cuda` or `mps`.
 
     Raises:
         BadModel: The folder holds no model that can be loaded safely.
-        BadPlan: The model makes no images, or knows no such class.
+        BadPlan: The model makes no images, knows no such class or no guidance, or numbers make no sense.
     """
     from isocenter.pipeline import generate as stage
 
-    return stage.generate(Path(run), Path(out), count=count, label=label, seed=seed, device=device)
+    return stage.generate(
+        Path(run),
+        Path(out),
+        count=count,
+        per_class=per_class,
+        walk=walk,
+        label=label,
+        seed=seed,
+        guidance=guidance,
+        device=device,
+    )
 
 
 def evaluate(

@@ -322,16 +322,36 @@ def generate(
     /,
     *,
     out: Annotated[Path, Parameter(help="The folder for the images, their codes, a grid and a table.")],
-    count: Annotated[int, Parameter(help="How many images.")] = 64,
+    count: Annotated[int | None, Parameter(help="How many images; by default 64.")] = None,
+    per_class: Annotated[
+        int | None, Parameter(help="In its place: how many of each class, in a folder for each.")
+    ] = None,
+    walk: Annotated[
+        int | None,
+        Parameter(help="Steps from one code to another: images come in walks of so many."),
+    ] = None,
     label: Annotated[
         str | None, Parameter(help="The class that all shall have; by default each class in turn.")
     ] = None,
     seed: Annotated[int, Parameter(help="The same seed makes the same images.")] = 0,
+    guidance: Annotated[
+        float | None, Parameter(help="How strongly a class guides diffusion; by default as the plan says.")
+    ] = None,
     resources: Resources = Resources(),
     common: Common = Common(),
 ) -> Answer:
     """Make new images with a model trained for generation."""
-    made = isocenter.generate(run, out, count=count, label=label, seed=seed, device=resources.device)
+    made = isocenter.generate(
+        run,
+        out,
+        count=count,
+        per_class=per_class,
+        walk=walk,
+        label=label,
+        seed=seed,
+        guidance=guidance,
+        device=resources.device,
+    )
     written = [str(path) for path in made]
     text = f"{_count(len(written), 'image')} in {out}; to look at: {out / 'grid.png'}"
     return Answer({"images": written, "grid": str(out / "grid.png"), "table": str(out / "made.csv")}, (text,))

@@ -17,7 +17,8 @@ from isocenter.errors import BadDataset, BadPlan
 from isocenter.images.geometry import Geometry
 from isocenter.images.placement import Placement
 from isocenter.methods.generation.cyclegan import CycleGan
-from isocenter.methods.makers import laid
+from isocenter.methods.makers import between, laid
+from isocenter.pipeline.check import check
 from isocenter.pipeline.run import Run
 from isocenter.records import Budget, Fingerprint, Machine, Scores, Stage
 
@@ -87,9 +88,69 @@ def test_a_method_makes_a_held_out_set_of_the_classes_asked_for(
     np.testing.assert_array_equal(images.read(str(same[0])).array, images.read(str(made[0])).array)
     with pytest.raises(BadPlan, match="knows no class"):
         isocenter.generate(run, tmp_path / "none", label="square")
+    _walks_from_code_to_code(run)
+    _makes_a_dataset_with_as_many_of_each_class(run, tmp_path / "balanced")
     again = isocenter.evaluate(answers, discs, tmp_path / "again", task="generation")
     assert again.summary["all"]["frechet"].mean == pytest.approx(found["frechet"].mean)
     assert Scores.load(run / "scores.json").task == "generation"
+
+
+def _walks_from_code_to_code(run: Path) -> None:
+    walked = isocenter.generate(run, run / "walks", count=9, walk=4, seed=5)
+    names = [f"walk_{row:03d}_{step:03d}.png" for row in (0, 1) for step in range(4)]
+    assert [path.name for path in walked] == names
+    codes = [np.load(path.with_name(f"{path.stem}_latent.npy"), allow_pickle=False) for path in walked[:4]]
+    np.testing.assert_allclose(codes[1], between(codes[0], codes[3], 1 / 3), atol=1e-5)
+    about = [json.loads(path.with_name(f"{path.stem}_about.json").read_text()) for path in walked]
+    assert [each["asked"] for each in about] == 4 * [["disc"]] + 4 * [["ring"]]
+    assert [each["seed"] is None for each in about[:4]] == [False, True, True, False]
+    with Picturing.open(run / "walks" / "grid.png") as picture:
+        assert picture.size == (4 * 14 - 2, 2 * 14 - 2)
+    assert "Made afterwards: walks." in isocenter.report(run).read_text()
+
+
+def _makes_a_dataset_with_as_many_of_each_class(run: Path, out: Path) -> None:
+    isocenter.generate(run, out, per_class=3)
+    made = isocenter.open(out, task="classification")
+    assert [case.truth["class"] for case in made.cases] == 3 * [["disc"]] + 3 * [["ring"]]
+    assert str(made.cases[0].inputs["image"][0]) == "disc/disc_00000.png"
+    assert not [finding for finding in check(made) if finding.level == "error"]
+
+
+def test_numbers_that_make_no_sense_together_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    for wishes, message in (
+        ({"count": 0}, "0 images cannot be made"),
+        ({"count": 5, "per_class": 5}, "goes with no other wish"),
+        ({"walk": 2}, "a walk of 2 images"),
+        ({"count": 3, "walk": 4}, "a walk of 4 images is not among 3"),
+    ):
+        with pytest.raises(BadPlan, match=message):
+            isocenter.generate(tmp_path, tmp_path / "made", **wishes)
+
+
+def test_codes_between_two_are_as_far_from_the_middle_as_these() -> None:
+    first, second = np.array([2.0, 0.0]), np.array([0.0, 2.0])
+    np.testing.assert_allclose(between(first, second, 0.5), [2**0.5, 2**0.5])
+    np.testing.assert_allclose(between(first, second, 1 / 3), [3**0.5, 1.0])
+    np.testing.assert_allclose(between(first, first, 0.3), first)
+
+
+def test_guidance_may_be_asked_for_when_images_are_made(discs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    overrides = {**SMALL, "settings.sampling_steps": 3, "settings.guidance": 1.0}
+    isocenter.train(
+        discs, run, method="generation/ddpm", budget="2 epochs", overrides=overrides, device="cpu", workers=1
+    )
+
+    def made(name: str, **wishes: float) -> np.ndarray:
+        return images.read(str(isocenter.generate(run, tmp_path / name, count=1, **wishes)[0])).array
+
+    planned, asked, strong = made("planned"), made("asked", guidance=1.0), made("strong", guidance=30.0)
+    np.testing.assert_array_equal(planned, asked)
+    assert not np.array_equal(planned, strong)
+    assert json.loads((tmp_path / "strong" / "made_00000_about.json").read_text())["guidance"] == 30
+    with pytest.raises(BadPlan, match="is no guidance"):
+        made("none", guidance=-1.0)
 
 
 def test_cyclegan_turns_each_held_out_image_into_the_other_domain(discs: Path, tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from isocenter.methods.makers import CONDITION, Maker
+from isocenter.methods.makers import CODE, CONDITION, Maker, Wish
 from isocenter.methods.method import Batch, Network, Outputs, Turn, Unread, as_built
 from isocenter.records import Plan, Stage
 
-CRITIC, GENERATOR, LATENT = "critic", "generator", "latent"
+CRITIC, GENERATOR, LATENT = "critic", "generator", CODE
 
 
 class Adversaries(Maker):
@@ -32,7 +33,9 @@ class Adversaries(Maker):
         """`made` of codes and conditions."""
         return {"made": self.modules[GENERATOR](inputs[LATENT], inputs[CONDITION])}
 
-    def make(self, network: Network, seed: int, condition: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        code = torch.randn((1, self.settings.latent), generator=torch.Generator().manual_seed(seed))
-        made = network({LATENT: code, CONDITION: torch.from_numpy(condition)[None]})["made"]
-        return made[0].numpy(), code[0].numpy()
+    def code(self, chance: torch.Generator) -> Tensor:
+        return torch.randn(self.settings.latent, generator=chance)
+
+    def make(self, network: Network, code: Tensor, wish: Wish) -> np.ndarray:
+        condition = torch.from_numpy(wish.condition)[None]
+        return network({LATENT: code[None], CONDITION: condition})["made"][0].numpy()

@@ -36,7 +36,8 @@ from isocenter.records import (
 from isocenter.records import Network as NetworkPlan
 from isocenter.tasks.generation import Generated
 
-CONDITION, SEED = "classes", "seed"
+CONDITION, SEED, CODE, GUIDANCE = "classes", "seed", "latent", "guidance"
+"""What may be asked of a model that makes images: classes, chance, a code, how strongly classes guide."""
 EDGES = {("cpu", 2): 64, ("cpu", 3): 24}
 LARGER_EDGES = {2: 128, 3: 48}
 BATCHES = {("cpu", 2): 32, ("cpu", 3): 4}
@@ -46,6 +47,7 @@ LEAST_EDGE = 4
 OUTLIERS = 0.5
 REMEMBERED = 10_000
 WITHOUT_TIME = 32
+SAME_WAY = 1e-6
 
 WHY_PLAIN = (
     "Off: what varies the training images would turn up in the made ones, and mirrored patients have their "
@@ -70,9 +72,24 @@ class Recipe:
     why: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Wish:
+    """What is asked of a network beside its code.
+
+    Attributes:
+        condition: (classes + 1,) as `condition_of` gives it; empty without classes.
+        chance: For what the making of an image draws besides.
+        guidance: How strongly classes guide, where that is asked for.
+    """
+
+    condition: np.ndarray
+    chance: torch.Generator
+    guidance: float | None = None
+
+
 class Maker(Method):
     """A method that answers with images. A method's file overrides `recipe`, `planned`, `build`, `loss`,
-    `forward`, `make` and, where it can do something with a given image, `changed_image`.
+    `forward`, `code`, `make` and, where it can do something with a given image, `changed_image`.
 
     Attributes:
         makes: Whether it makes images out of nothing; else it only changes given ones.
@@ -260,8 +277,12 @@ class Maker(Method):
 
     # ------------------------------------------------------------------------------------------- answers
 
-    def make(self, network: Network, seed: int, condition: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """An image (channel, *patch) from -1 to 1, and the code that it was made of."""
+    def code(self, chance: torch.Generator) -> Tensor:
+        """A code that chance draws, normally distributed."""
+        raise NotImplementedError
+
+    def make(self, network: Network, code: Tensor, wish: Wish) -> np.ndarray:
+        """The image (channel, *patch) from -1 to 1 that a code stands for."""
         raise NotImplementedError
 
     def changed_image(self, image: np.ndarray, arrays: Arrays, network: Network) -> np.ndarray | None:
@@ -270,16 +291,23 @@ class Maker(Method):
         return None
 
     def respond(self, arrays: Arrays, network: Network) -> Arrays:
-        """A new image where a seed is given, else what the method does with an image."""
+        """A new image where a seed or a code is given, else what the method does with an image."""
         shown = self.patch_of(arrays)
         classes = arrays.get(CONDITION)
         condition = self.condition_of(None if classes is None else np.asarray(classes))
-        given = None if SEED in arrays else self.changed_image(shown, arrays, network)
+        given = None if {SEED, CODE} & set(arrays) else self.changed_image(shown, arrays, network)
         if given is not None:
             return {"made": given}
-        seed = int(arrays[SEED]) if SEED in arrays else zlib.crc32(shown.tobytes())
-        made, latent = self.make(network, seed, condition)
-        outputs = {"made": made, "latent": latent, SEED: np.array(seed), CONDITION: condition}
+        seed = int(arrays[SEED]) if SEED in arrays else zlib.crc32(arrays.get(CODE, shown).tobytes())
+        chance = torch.Generator().manual_seed(seed)
+        code = self.code(chance)
+        outputs = {SEED: np.array(seed)}
+        if CODE in arrays:
+            code, outputs = torch.from_numpy(np.asarray(arrays[CODE], dtype=np.float32)), {}
+        asked = {GUIDANCE: arrays[GUIDANCE]} if GUIDANCE in arrays else {}
+        wish = Wish(condition, chance, float(asked[GUIDANCE]) if asked else None)
+        made = self.make(network, code, wish)
+        outputs |= {"made": made, CODE: code.numpy(), CONDITION: condition, **asked}
         return outputs | self._compared(made, shown)
 
     def _compared(self, made: np.ndarray, real: np.ndarray) -> Arrays:
@@ -310,7 +338,8 @@ class Maker(Method):
             nearest=_nearest(outputs.get("nearest")),
             neighbour=self.remembered[int(outputs["neighbour"])] if "neighbour" in outputs else None,
             reference=_nearest(outputs.get("reference")),
-            latent=outputs.get("latent"),
+            latent=outputs.get(CODE),
+            guidance=float(outputs[GUIDANCE]) if GUIDANCE in outputs else None,
         )
 
     def in_file(self, made: np.ndarray, placement: Placement) -> np.ndarray:
@@ -421,6 +450,24 @@ def shape_of(features: Sequence[int], strides: tuple[tuple[int, ...], ...], **va
             **values,
         }
     )
+
+
+def between(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
+    """A code on the way from one to another, as far from the middle as these are.
+
+    (sin((1 − t) θ) a + sin(t θ) b) / sin θ, θ being the angle between both (White 2016, arXiv:1609.04468): a
+    straight line would lead through codes nearer to the middle than any that chance draws.
+
+    Args:
+        first: A code a, at the share t = 0.
+        second: A code b of the same shape, at 1.
+        share: t.
+    """
+    cosine = float((first * second).sum() / (np.linalg.norm(first) * np.linalg.norm(second)))
+    angle = float(np.arccos(np.clip(cosine, -1, 1)))
+    if np.sin(angle) < SAME_WAY:
+        return np.asarray((1 - share) * first + share * second)
+    return np.asarray((np.sin((1 - share) * angle) * first + np.sin(share * angle) * second) / np.sin(angle))
 
 
 def laid(image: np.ndarray, patch: Sequence[int], empty: np.ndarray) -> np.ndarray:

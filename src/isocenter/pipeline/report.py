@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import hashlib
@@ -30,7 +31,9 @@ from isocenter.records import (
     Record,
     Scores,
 )
+from isocenter.tasks.generation import GRID, TABLE
 from isocenter.tasks.pictures import canvas
+from isocenter.tasks.pictures.made import framed
 from isocenter.tasks.single import MEAN
 from isocenter.tasks.task import Picture, Task
 
@@ -140,7 +143,7 @@ def _content(run: Contents) -> dict[str, Any]:
         "headline_name": words.name(task.headline),
         "patients": len({case.patient for case in cases}),
         "scores": _score_tables(run.scores, words),
-        "curves": task.charts({"": cases}) if cases else (),
+        "curves": (*(task.charts({"": cases}) if cases else ()), *_made(run.folder)),
         "boxes": _boxes(run.scores, words),
         "groups": _groups(run.scores, words),
         "cases": _case_table(ranked, run.scores, leading, words),
@@ -320,6 +323,15 @@ def _groups(scores: Scores | None, words: Measures) -> dict[str, Any] | None:
 
 
 # ----------------------------------------------------------------------------------------------- case by case
+
+
+def _made(folder: Path) -> list[Picture]:
+    """The grids that `isocenter generate` wrote into folders of the run; what is no picture is left out."""
+    found = []
+    for table in sorted(folder.glob(f"*/{TABLE}")):
+        with contextlib.suppress(OSError):
+            found.append(framed(table.with_name(GRID), f"Made afterwards: {table.parent.name}."))
+    return found
 
 
 def _ranked(cases: Sequence[CaseScore], leading: str, words: Measures) -> list[CaseScore]:

@@ -101,6 +101,7 @@ class Generated:
         neighbour: The training case that is nearest.
         reference: The same of the held-out real image, for comparison.
         latent: The code that it was made of.
+        guidance: How strongly its classes guided, where that was asked for.
     """
 
     array: NDArray[Any]
@@ -110,6 +111,7 @@ class Generated:
     neighbour: str | None = None
     reference: Nearest | None = None
     latent: NDArray[np.float32] | None = None
+    guidance: float | None = None
 
 
 class Generation(SingleImage):
@@ -232,6 +234,7 @@ class Generation(SingleImage):
             "nearest": None if answer.nearest is None else asdict(answer.nearest),
             "neighbour": answer.neighbour,
             "reference": None if answer.reference is None else asdict(answer.reference),
+            **({} if answer.guidance is None else {"guidance": answer.guidance}),
         }
         files.write_json(path.with_name(f"{name}{ABOUT}"), about)
         if answer.latent is not None:
@@ -484,6 +487,7 @@ def _described(array: NDArray[Any], about: Mapping[str, Any]) -> Generated:
         None if nearest is None else Nearest(**nearest),
         about.get("neighbour"),
         None if reference is None else Nearest(**reference),
+        guidance=about.get("guidance"),
     )
 
 

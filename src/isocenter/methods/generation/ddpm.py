@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isocenter.methods.makers import CONDITION, Maker, Recipe, shape_of
+from isocenter.methods.makers import CONDITION, Maker, Recipe, Wish, shape_of
 from isocenter.methods.method import Arrays, Batch, Network, Outputs
 from isocenter.parts.diffusion.sampling import denoised, guided, sample, white_noise
 from isocenter.parts.diffusion.schedule import Schedule
@@ -137,24 +137,27 @@ class Diffusion(Maker):
 
     # ------------------------------------------------------------------------------------------- answers
 
-    def make(self, network: Network, seed: int, condition: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        chance = torch.Generator().manual_seed(seed)
-        shape = (1, len(self.plan.channels), *self.stage.geometry.patch)
-        noise = torch.randn(shape, generator=chance)
+    def code(self, chance: torch.Generator) -> Tensor:
+        """The noise that an image is made of."""
+        return torch.randn((len(self.plan.channels), *self.stage.geometry.patch), generator=chance)
+
+    def make(self, network: Network, code: Tensor, wish: Wish) -> np.ndarray:
         made = sample(
             self.schedule,
-            self._asked(network, condition),
-            noise,
+            self._asked(network, wish.condition, wish.guidance),
+            code[None],
             self.settings.sampling_steps,
             chance=self.settings.chance,
-            generator=chance,
+            generator=wish.chance,
         )
-        return made[0].numpy(), noise[0].numpy()
+        return made[0].numpy()
 
-    def _asked(self, network: Network, condition: np.ndarray) -> Any:
-        """What the network says of an image, drawn towards the condition by the guidance."""
+    def _asked(self, network: Network, condition: np.ndarray, guidance: float | None = None) -> Any:
+        """What the network says of an image, drawn towards the condition by the guidance: the settings' own
+        where none is given."""
         wanted = torch.from_numpy(condition)[None]
-        guides = self.conditions > 0 and bool(condition[-1]) and self.settings.guidance != 0
+        strength = self.settings.guidance if guidance is None else guidance
+        guides = self.conditions > 0 and bool(condition[-1]) and strength != 0
 
         def says(noisy: Tensor, time: Tensor) -> Tensor:
             if not guides:
@@ -163,7 +166,7 @@ class Diffusion(Maker):
             twice = {"image": torch.cat([noisy, noisy]), "time": time.repeat(2), CONDITION: both}
             said = network(twice)
             conditional, unconditional = said["said"].chunk(2)
-            return guided(conditional, unconditional, self.settings.guidance)
+            return guided(conditional, unconditional, strength)
 
         return says
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Picturing
 
 from isocenter.images.image import Image
 from isocenter.records import CaseScore
@@ -121,6 +125,22 @@ def grid(cases: Sequence[CaseScore], who: str = "") -> Picture:
     if asked:
         words += f"; asked for, from above: {'; '.join(asked)}"
     return Picture(_svg(width, height, "".join(cells)), f"{words}.", flat=True)
+
+
+def framed(path: Path, caption: str) -> Picture:
+    """A grid of made images as a picture of a page, its pixels twice as large.
+
+    Raises:
+        OSError: It is no picture.
+    """
+    content = path.read_bytes()
+    with Picturing.open(io.BytesIO(content)) as picture:
+        width, height = picture.size
+    href = "data:image/png;base64," + base64.b64encode(content).decode("ascii")
+    cell = (
+        f'<image width="{2 * width}" height="{2 * height}" style="image-rendering:pixelated" href="{href}"/>'
+    )
+    return Picture(_svg(2 * width, 2 * height, cell), caption, flat=True)
 
 
 def _half_of(picture: str, side: int, x: float, y: float) -> str:
