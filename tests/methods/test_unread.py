@@ -114,7 +114,7 @@ def test_so_it_is_with_further_settings(
 
 
 def refuse_other_reading(planned: Method, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of the network and of overlaps that has an effect is read by building a method and by its losses."""
+    """What a method and its losses read is all of the network, and of overlaps, that has an effect."""
     with watched(monkeypatch) as read:
         method = type(planned)(planned.plan, planned.stage)
         if method.turns:

@@ -187,7 +187,7 @@ class Method:
         elif not cls.kinds or cls.stream is not Method.stream:
             found |= every(Augmentation, "samples are not varied.")
         if not cls.tiled:
-            found |= every(Prediction, "images are answered whole, and once.")
+            found |= every(Prediction, "images are answered whole.")
         if stage.geometry.own_grid:
             found |= dict.fromkeys(
                 ("geometry.image_order", "geometry.through_order"), "nothing is resampled."

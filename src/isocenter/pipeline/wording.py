@@ -104,8 +104,8 @@ def explain(plan: Plan) -> str:
                 continue
             before, first = said.setdefault(section, (text, stage.name))
             repeated = before == text and first != stage.name
-            named = title if section != "training" or _learns(stage) else "Computing"
-            lines += ["", named, *(_paragraph(f"As for {first}.", "  ") if repeated else text)]
+            heading = title if section != "training" or _learns(stage) else "Computing"
+            lines += ["", heading, *(_paragraph(f"As for {first}.", "  ") if repeated else text)]
         idle = _idle(stage)
         before, first = said.setdefault(WITHOUT_EFFECT, (idle, stage.name))
         if idle:
