@@ -214,15 +214,11 @@ def _facts(run: Contents) -> list[tuple[str, str]]:
             facts.append(("Folds judged", f"{len(folds)} of {len(run.plan.folds)}"))
     if run.plan:
         facts.append(("Budget per fold", paragraph.spoken(run.plan.budget)))
-        facts.append(("Machine", _machine(run.plan)))
+        facts.append(("Machine", paragraph.machine(run.plan)))
     seconds = sum(rows[-1]["seconds"] for _, rows in _logs(run.folder) if rows and "seconds" in rows[-1])
     if seconds:
         facts.append(("Time in training", paragraph.duration(seconds)))
     return facts
-
-
-def _machine(plan: Plan) -> str:
-    return plan.machine.name if plan.machine.device != "cpu" else f"{plan.machine.cores} CPU cores"
 
 
 def _labels(scores: Scores) -> list[str]:

@@ -215,7 +215,7 @@ def _trained(plan: Plan, dataset: Dataset | None, card: Card, cited: _References
             sentences += _stage(stage, plan, ways, length)
     seed = f"in {plan.machine.precision} precision (seed {plan.seed})"
     if ways.learns:
-        sentences.append(f"Training was given {spoken(plan.budget)} per fold on {_machine(plan)} {seed}.")
+        sentences.append(f"Training was given {spoken(plan.budget)} per fold on {machine(plan)} {seed}.")
     return sentences
 
 
@@ -231,9 +231,10 @@ def _few(named: Sequence[Label | Channel]) -> str:
     return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:10])} and {len(names) - 10} more"
 
 
-def _machine(plan: Plan) -> str:
+def machine(plan: Plan) -> str:
+    """What a model was trained on, by the name that readers know."""
     if plan.machine.device == "cpu":
-        return f"{plan.machine.cores} CPU cores"
+        return _counted(plan.machine.cores, "CPU core")
     return plan.machine.name
 
 
