@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import isocenter
-from isocenter import compute
 from isocenter.errors import RunFailed
 from isocenter.pipeline import cluster
 from isocenter.pipeline import train as stage
@@ -106,7 +105,7 @@ def test_folds_share_an_accelerator_as_far_as_its_memory_and_the_cores_go(
 ) -> None:
     plan = Plan.load(make_run(budget="1 epochs") / "plan.json")
     where = Machine(device="cuda", name="", cores=cores, memory_gb=64, accelerator_gb=memory_gb)
-    monkeypatch.setattr(compute, "machine", lambda device: where)
+    monkeypatch.setattr(cluster, "machine", lambda device: where)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: accelerators)
     assert cluster._places(plan, "auto") == places
 

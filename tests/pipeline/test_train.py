@@ -411,3 +411,24 @@ def test_a_killed_process_ends_in_a_named_error_and_not_in_a_hang(blobs: Path, m
     assert process.returncode == 2
     assert "a process that was training was killed" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_stop_reaches_the_folds_in_processes_of_their_own(
+    blobs: Path, make_run: Planned, number: signal.Signals
+) -> None:
+    run = make_run(budget="90 epochs", steps_per_epoch=60, checkpoint_seconds=600.0)
+    command = _command(blobs, run, "--folds", "0,1", "--on", "processes")
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    logs = [run / f"fold_{fold}" / "log.csv" for fold in (0, 1)]
+    deadline = time.monotonic() + 60
+    while not all(log.exists() for log in logs) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "Go on with --resume" in said
+    assert "Traceback" not in said
+    assert all(log.with_name("checkpoint.safetensors").exists() for log in logs)
+    assert not psutil.wait_procs(children, timeout=20)[1]

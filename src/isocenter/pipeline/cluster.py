@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import multiprocessing
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Literal
 
-from isocenter.errors import RunFailed
+import torch
+
+from isocenter.compute import machine
+from isocenter.errors import Interrupted, IsocenterError, RunFailed
 from isocenter.pipeline import costs, progress
+from isocenter.pipeline.learn import stop_requested
 
 if TYPE_CHECKING:
     from isocenter.pipeline.run import Run
@@ -28,44 +36,112 @@ CORES_PER_FOLD = 3
 USABLE_GB = 0.75
 """Share of an accelerator's memory that is planned for."""
 
+LOOK_SECONDS = 0.2
+"""How long a request to stop may lie unnoticed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fold:
+    """A fold to be learnt in a process of its own, on its accelerator or its part of the cores."""
+
+    run: Run
+    stage: str
+    number: int
+    surroundings: Surroundings
+    spent: float
+    threads: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Child:
+    """The process of a fold, and on which place it works."""
+
+    fold: _Fold
+    place: int
+    process: SpawnProcess
+    told: Connection
+
+    @classmethod
+    def start(cls, fold: _Fold, place: int) -> _Child:
+        """Let a fold be learnt; the process minds this one, and no Ctrl-C that the terminal sends to both."""
+        context = multiprocessing.get_context("spawn")
+        told, tells = context.Pipe(duplex=False)
+        process = context.Process(target=_learn_apart, args=(fold, place, tells))
+        with _interrupts_kept_back():
+            process.start()
+        tells.close()
+        return cls(fold, place, process, told)
+
+    def outcome(self) -> IsocenterError | None:
+        """Wait until the process has ended; gives what went wrong."""
+        try:
+            fault: IsocenterError | None = self.told.recv()
+        except EOFError:
+            fault = RunFailed(
+                "a process that was training was killed.",
+                where=self.fold.run.fold(self.fold.number),
+                cure="It may have run out of memory: go on with --resume --on local.",
+            )
+        self.process.join()
+        self.told.close()
+        return fault
+
 
 def spread_over_processes(
     run: Run, stage: str, numbers: Sequence[int], surroundings: Surroundings, spent: Mapping[int, float]
 ) -> None:
-    """Learn one stage of several folds at once: as many as accelerators hold, or two that share the cores.
+    """Learn one stage of several folds at once: as many as accelerators hold, or two on a processor.
+
+    They share the cores. When SIGTERM or SIGINT asks to stop, or a fold fails, all save and end.
 
     Raises:
+        Interrupted: A signal asked to stop.
         RunFailed: A process was killed, or a fold failed; the message names the fold.
     """
     places = min(len(numbers), _places(run.plan, surroundings.device))
-    context = multiprocessing.get_context("spawn")
+    threads = max(1, machine("cpu").cores // places)
+    own = dataclasses.replace(surroundings, workers=max(1, surroundings.workers // places))
+    folds = [_Fold(run, stage, number, own, spent.get(number, 0.0), threads) for number in numbers]
     with (
-        ProcessPoolExecutor(places, context) as pool,
+        stop_requested() as stop,
         progress.bar(f"{len(numbers)} folds, {places} at a time", total=len(numbers)) as shown,
     ):
-        waiting: dict[Future[None], int] = {}
-        for position, number in enumerate(numbers):
-            task = (run, stage, number, surroundings, spent.get(number, 0.0), position % places, places)
-            waiting[pool.submit(_learn_apart, *task)] = number
-        for future in as_completed(waiting):
-            try:
-                future.result()
-            except BrokenProcessPool as error:
-                raise RunFailed(
-                    "a process that was training was killed.",
-                    where=run.fold(waiting[future]),
-                    cure="It may have run out of memory: go on with --resume --on local.",
-                ) from error
-            shown.advance()
+        fault = _learnt(folds, places, stop, shown)
+        if stop.is_set():
+            raise Interrupted(
+                "stopped; what the folds had reached is saved.", where=run.folder, cure="Go on with --resume."
+            )
+        if fault is not None:
+            raise fault
+
+
+def _learnt(
+    folds: Sequence[_Fold], places: int, stop: threading.Event, shown: progress.Bar
+) -> IsocenterError | None:
+    """Learn folds, each on the first free place; the first fault ends the others too, and is given."""
+    waiting, free, working = list(folds), list(range(places)), list[_Child]()
+    try:
+        while (waiting or working) and not stop.is_set():
+            while waiting and free:
+                working.append(_Child.start(waiting.pop(0), free.pop(0)))
+            heard = connection.wait([child.told for child in working], LOOK_SECONDS)
+            for child in [child for child in working if child.told in heard]:
+                working.remove(child)
+                free.append(child.place)
+                if fault := child.outcome():
+                    return fault
+                shown.advance()
+        return None
+    finally:
+        for child in working:
+            child.process.terminate()
+        for child in working:
+            child.outcome()
 
 
 def _places(plan: Plan, device: str) -> int:
     """Folds at a time. A small network leaves an accelerator idle between its steps, so several folds share
     one, as far as its memory and the cores that feed it go."""
-    import torch
-
-    from isocenter.compute import machine
-
     where = machine(device)
     if where.device != "cuda":
         return AT_ONCE_ON_A_PROCESSOR
@@ -74,24 +150,50 @@ def _places(plan: Plan, device: str) -> int:
     return devices * max(1, min(held, where.cores // (CORES_PER_FOLD * devices)))
 
 
-def _learn_apart(
-    run: Run,
-    stage: str,
-    number: int,
-    surroundings: Surroundings,
-    spent: float,
-    place: int,
-    places: int,
-) -> None:
-    """Learn one fold in a process of its own, on its accelerator or its part of the cores."""
-    import torch
+@contextlib.contextmanager
+def _interrupts_kept_back() -> Iterator[None]:
+    """SIGINT waits until the block has ended, and longer in a process that the block starts."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
+
+def _learn_apart(fold: _Fold, place: int, tells: Connection) -> None:
+    """Learn a fold in this process, and tell the parent what went wrong, if anything did."""
     from isocenter.pipeline.train import train_stage
 
+    _mind_the_parent()
     os.environ["LOCAL_RANK"] = str(place % max(1, torch.cuda.device_count()))
-    torch.set_num_threads(max(1, torch.get_num_threads() // places))
-    share = replace(surroundings, workers=max(1, surroundings.workers // places))
-    train_stage(run, stage, number, share, spent)
+    torch.set_num_threads(min(torch.get_num_threads(), fold.threads))
+    fault: IsocenterError | None = None
+    try:
+        with progress.silent():
+            train_stage(fold.run, fold.stage, fold.number, fold.surroundings, fold.spent)
+    except IsocenterError as error:
+        fault = error
+    except Exception as error:
+        fault = RunFailed(f"{type(error).__name__}: {error}", where=fold.run.fold(fold.number))
+    with contextlib.suppress(BrokenPipeError):  # of a parent that has gone
+        tells.send(fault)
+
+
+def _mind_the_parent() -> None:
+    """Stop when the parent says so or is gone, and for nothing else: SIGTERM saves where there is a state."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+    def outlived() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=outlived, daemon=True).start()
 
 
 def spread_over_ray(
@@ -106,7 +208,6 @@ def spread_over_ray(
         import ray
     except ImportError as error:
         raise RunFailed("Ray is not installed.", cure="pip install 'isocenter[cluster]'") from error
-    from isocenter.compute import machine
     from isocenter.pipeline.train import train_stage
 
     if not ray.is_initialized():
