@@ -86,7 +86,9 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def planned(data: Path, run: Path, key: str, **settings: object) -> Plan:
     """A plan of one epoch, its network with a few features."""
-    overrides = {"training.batch": 2, **{f"settings.{name}": value for name, value in settings.items()}}
+    overrides = {f"settings.{name}": value for name, value in settings.items()}
+    if methods.load(key).turns:
+        overrides["training.batch"] = 2
     plan = isocenter.plan(data, method=key, budget="1 epochs", out=run, overrides=overrides)
     stages = []
     for stage in plan.stages:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _NOT_TASKS = (
     "__init__",
+    "affine_files",
     "bag_files",
     "box_files",
     "case_files",
