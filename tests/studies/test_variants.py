@@ -13,10 +13,11 @@ from isocenter.images.layouts import open_dataset
 from isocenter.parts.damage.noise import Gaussian
 from isocenter.parts.damage.writing import Clean, write_dataset
 from isocenter.records import Budget, CaseScore, Contestant, Interval
-from isocenter.studies import catalogue, findings, load
+from isocenter.studies import catalogue, findings, load, restoration_losses, study
 from isocenter.studies.findings import Finished, Terms
 from isocenter.studies.low_dose_ct import VARIANTS
-from isocenter.studies.study import Wishes
+from isocenter.studies.restoration_losses import DENOISERS, LOSSES, films
+from isocenter.studies.study import Machine, Wishes
 from isocenter.studies.variants import torso_slices
 
 
@@ -29,19 +30,41 @@ def pictures(tmp_path: Path) -> Path:
     return write_dataset(tmp_path / "pictures", clean, Gaussian(9))
 
 
-def test_losses_differ_in_the_loss_alone_and_stand_beside_a_classic(pictures: Path) -> None:
+def test_every_loss_is_tried_on_every_denoiser_beside_a_classic(pictures: Path) -> None:
     points = load("restoration_losses").points(open_dataset(pictures), Wishes())
     learnt = [point for point in points if point.changes]
-    assert [point.changes["settings.loss"] for point in learnt] == [
-        "l1",
-        "l2",
-        "ssim",
-        "ms_ssim",
-        "ms_ssim_l1",
-    ]
-    assert {point.method for point in learnt} == {"restoration/dncnn"}
+    assert {(point.method, point.changes["settings.loss"]) for point in learnt} == {
+        (method, loss) for method in DENOISERS for loss in LOSSES
+    }
+    assert len({point.name for point in points}) == len(points) == len(DENOISERS) * len(LOSSES) + 1
+    assert learnt[0].name == "l1_dncnn"
     assert points[-1].method == "restoration/non_local_means"
     assert {point.folds for point in points} == {(0,)}
+    asked = load("restoration_losses").points(open_dataset(pictures), Wishes(methods=("restoration/unet",)))
+    assert {point.place for point in asked} == {"unet", ""}
+
+
+def test_the_losses_of_each_denoiser_are_put_in_order_with_the_classic(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restoration_losses, "LOSSES", ("l1", "l2"))
+    wishes = Wishes(budget="1 epochs", methods=("restoration/denoising_autoencoder",))
+    found = study.conduct(
+        "restoration_losses", pictures, tmp_path / "out", wishes, Machine("cpu", 1), resume=False
+    )
+    assert len(found.said) == 1
+    assert found.said[0].startswith("denoising_autoencoder, by PSNR (dB), best first: ")
+    assert all(f"{name} " in found.said[0] for name in ("l1", "l2", "classic"))
+
+
+def test_films_are_of_several_patients_in_8_bits() -> None:
+    made = list(films(2, 0, edge=32))
+    assert [one.patient for one in made] == ["P000", "P001"]
+    assert made[0].array.shape == (32, 32)
+    assert made[0].array.dtype == np.uint8
+    lung, heart = made[0].array[12, 10], made[0].array[16, 16]
+    assert lung < heart  # air lets more through
+    assert not np.array_equal(made[0].array, made[1].array)
 
 
 def test_all_six_variants_of_low_dose_ct_are_trained(pictures: Path) -> None:
@@ -63,10 +86,10 @@ def test_the_order_is_said_best_first(pictures: Path) -> None:
         for name, value in (("l1", 30.0), ("l2", 31.5), ("classic", 28.25))
     ]
     terms = Terms(study="restoration_losses", data="", budget=Budget(seconds=60))
-    study = load("restoration_losses")
+    ordered = load("restoration_losses")
     card = catalogue()["restoration_losses"]
-    found = findings.found("restoration_losses", card, open_dataset(pictures), study.across, terms, points)
-    assert study.conclude(found) == ("By PSNR (dB), best first: l2 31.5, l1 30.0, classic 28.2.",)
+    found = findings.found("restoration_losses", card, open_dataset(pictures), "", terms, points)
+    assert ordered.conclude(found) == ("By PSNR (dB), best first: l2 31.5, l1 30.0, classic 28.2.",)
 
 
 def test_slices_are_of_several_patients_in_hounsfield_units() -> None:

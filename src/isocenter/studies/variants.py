@@ -51,24 +51,40 @@ class Variants:
         Raises:
             BadPlan: The dataset asks for something else than restoration.
         """
-        if dataset.task != TASK:
-            raise BadPlan(f"this study is about {TASK}, but the dataset asks for '{dataset.task}'.")
-        folds = (0,) if wishes.folds is None else wishes.folds or None
+        folds = self.folds(dataset, wishes)
         return tuple(
             Point(series=name, place="", dataset=dataset, method=method, folds=folds, changes=changes)
             for name, (method, changes) in self.named.items()
         )
 
+    def folds(self, dataset: Dataset, wishes: Wishes) -> tuple[int, ...] | None:
+        """Which folds are trained; None for all.
+
+        Raises:
+            BadPlan: The dataset asks for something else than restoration.
+        """
+        if dataset.task != TASK:
+            raise BadPlan(f"this study is about {TASK}, but the dataset asks for '{dataset.task}'.")
+        return (0,) if wishes.folds is None else wishes.folds or None
+
     def conclude(self, found: Findings) -> tuple[str, ...]:
-        """The order of the variants by what they are compared by."""
-        words = Measures(tasks.load(found.task))
-        measure = words[found.measure]
-        means = [(point.mean.mean, point.series) for point in found.points if point.mean.mean is not None]
-        if len(means) < 2 or measure.better == "none":
-            return ()
-        order = sorted(means, reverse=measure.better == "high")
-        said = ", ".join(f"{name} {figure(mean, measure.digits)}" for mean, name in order)
-        return (f"By {words.name(found.measure)}, best first: {said}.",)
+        """The order of the variants by what they are compared by, at each place with those that have none."""
+        places = [place for place in found.places if place] or [""]
+        return tuple(said for place in places if (said := _order(found, place)) is not None)
+
+
+def _order(found: Findings, place: str) -> str | None:
+    """The points at a place, best first; None where there is nothing to be ordered."""
+    words = Measures(tasks.load(found.task))
+    measure = words[found.measure]
+    there = [point for point in found.points if point.place in ("", place)]
+    means = [(point.mean.mean, point.series) for point in there if point.mean.mean is not None]
+    if len(means) < 2 or measure.better == "none":
+        return None
+    order = sorted(means, reverse=measure.better == "high")
+    said = ", ".join(f"{name} {figure(mean, measure.digits)}" for mean, name in order)
+    of = f"{place}, by" if place else "By"
+    return f"{of} {words.name(found.measure)}, best first: {said}."
 
 
 def torso_slices(patients: int, seed: int, *, edge: int = EDGE, slices: int = SLICES) -> Iterator[Clean]:
