@@ -333,7 +333,7 @@ def generate(
     label: Annotated[
         str | None, Parameter(help="The class that all shall have; by default each class in turn.")
     ] = None,
-    seed: Annotated[int, Parameter(help="The same seed makes the same images.")] = 0,
+    seed: Annotated[int, Parameter(validator=Number(gte=0), help="The same seed makes the same images.")] = 0,
     guidance: Annotated[
         float | None, Parameter(help="How strongly a class guides diffusion; by default as the plan says.")
     ] = None,
@@ -407,7 +407,9 @@ def compare(
         str | None, Parameter(help="Training time per fold of each method; by default `1h`.")
     ] = None,
     folds: Annotated[str, Parameter(help="Folds of the cross-validation: `0`, `0,1` or `all`.")] = "0",
-    seed: Annotated[int, Parameter(help="What chance starts from, the same for all methods.")] = 0,
+    seed: Annotated[
+        int, Parameter(validator=Number(gte=0), help="What chance starts from, the same for all methods.")
+    ] = 0,
     missing: Annotated[
         Literal["refuse", "empty"],
         Parameter(help="Refuse answers that are missing, or judge these as empty."),
@@ -458,7 +460,9 @@ def study(
     budget: Annotated[
         str | None, Parameter(help="Training time of each point, per fold; by default `15m`.")
     ] = None,
-    seed: Annotated[int, Parameter(help="What chance starts from, the same for all points.")] = 0,
+    seed: Annotated[
+        int, Parameter(validator=Number(gte=0), help="What chance starts from, the same for all points.")
+    ] = 0,
     methods: Annotated[str | None, Parameter(help="What is compared, with commas between.")] = None,
     sizes: Annotated[
         str | None, Parameter(help="Numbers of cases to learn from, such as `200,50,10`.")

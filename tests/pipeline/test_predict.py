@@ -589,3 +589,9 @@ def test_what_overflows_in_few_bits_is_computed_in_more(blobs: Path, trained: Pa
     with pytest.warns(IsocenterWarning, match="overflows in float16"):
         found = model.outputs([image], tmp_path)[0]["scores"]
     assert np.array_equal(found, expected)
+
+
+def test_a_class_to_be_explained_needs_a_kind_of_map(trained: Path, blobs: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadPlan, match=r"no kind of map.*--explain"):
+        isocenter.predict(trained, [_image(blobs)], tmp_path / "out", explained="core")
+    assert not (tmp_path / "out").exists()

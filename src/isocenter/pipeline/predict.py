@@ -554,11 +554,16 @@ def predict(
     Raises:
         BadDataset: There is nothing to answer, two inputs would get the same name, or an answer would take an
             input's place.
+        BadPlan: A class is to be explained, but by no kind of map.
         RunFailed: `out` is a file, or it cannot be written to.
         Unanswered: Some of several images are damaged or otherwise not to be answered; all others are.
         IsocenterError: So is the only one; of the kind that fits.
     """
     files.refuse_what_is_no_folder(out)
+    if explained is not None and not explain:
+        raise BadPlan(
+            f"maps about '{explained}' are asked for, but no kind of map.", cure="Add --explain gradcam, say."
+        )
     model = Model(Run(Path(folder)), members=None if stage is None else [stage], device=device)
     asked = {PROBABILITIES: probabilities, UNCERTAINTY: uncertainty}
     kinds = [kind for kind, there in asked.items() if there]
