@@ -12,7 +12,7 @@ import torch
 
 import isocenter
 from isocenter import cli, images, methods
-from isocenter.errors import IsocenterWarning
+from isocenter.errors import BadPlan, IsocenterWarning
 from isocenter.images.placement import Placement
 from isocenter.methods.anomalies import LEAST_SPREAD, HealthyViews, UsualError, bounded, highest
 from isocenter.methods.anomaly.anogan import Anogan
@@ -21,7 +21,7 @@ from isocenter.phantoms.heads import Protocol, write_dataset
 from isocenter.records import ChannelScheme, Normalisation, Plan, Scores
 from isocenter.tasks.anomaly import Normality
 
-KEYS = ("anomaly/intensity", "anomaly/ae", "anomaly/vae", "anomaly/anogan")
+KEYS = ("anomaly/intensity", "anomaly/ae", "anomaly/vae", "anomaly/siamese_ae", "anomaly/anogan")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,8 @@ def _trained(key: str, data: Path, out: Path, *sets: str) -> Path:
         ("anomaly/intensity", ("settings.distance=plain",)),
         ("anomaly/ae", ("settings.bottleneck=dense",)),
         ("anomaly/vae", ("settings.map=combined",)),
+        ("anomaly/siamese_ae", ()),
+        ("anomaly/siamese_ae", ("settings.map=code",)),
         ("anomaly/anogan", ()),
         ("anomaly/anogan", ("settings.search=latent", "settings.steps=2")),
     ],
@@ -96,6 +98,17 @@ def test_baseline_and_learnt_methods_are_compared_on_the_same_cases(
         )
     assert [one.name for one in result.contestants] == ["intensity", "ae"]
     assert result.headline == "roc_auc"
+
+
+def test_a_view_may_be_as_fine_as_the_images_if_it_can_be_halved(data: Path, tmp_path: Path) -> None:
+    run = _trained(
+        "anomaly/anogan", data, tmp_path / "fine", "geometry.spacing_mm=[2.9,2.9]", "geometry.patch=[64,64]"
+    )
+    assert Plan.load(run / "plan.json").stages[0].geometry.patch == (64, 64)
+    plan = Plan.load(run / "plan.json")
+    stage = plan.stages[0].changed(geometry=plan.stages[0].geometry.changed(patch=(64, 50)))
+    with pytest.raises(BadPlan, match=r"64 × 50 voxels.*such as 64"):
+        Anogan(plan, stage)
 
 
 def test_the_threshold_is_the_percentile_of_healthy_scores(built: object) -> None:

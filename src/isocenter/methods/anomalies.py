@@ -98,6 +98,15 @@ class HealthyViews(Method):
     tuning_cases: ClassVar[int] = CASES
     settings: AnomalySettings
 
+    def __init__(self, plan: Plan, stage: Stage) -> None:
+        edges = stage.geometry.patch
+        if fitting := [_rounded(edge) for edge in edges if edge % DIVISOR]:
+            raise BadPlan(
+                f"a view of {' × '.join(map(str, edges))} voxels cannot be halved four times.",
+                cure=f"Give edges of geometry.patch that divide by {DIVISOR}, such as {fitting[0]}.",
+            )
+        super().__init__(plan, stage)
+
     @classmethod
     def configure(
         cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
