@@ -8,9 +8,9 @@ at the same place of the grid are a pair:
     L = Σ_t mean (x_t − x̂_t)² − α mean cos(z_1, z_2)
 
 `map` shows the error of the rebuilt image (`error`, as `anomaly/ae`), or how many standard deviations each
-code lies from those of healthy images at its place (`code`). Alaverdyan et al. cut patches of registered heads
-and fit a one-class support vector machine to the codes of each place; here places are those of the view, as
-coarse as the codes, and mean and spread stand in for the machine.
+code lies from those of healthy images at its place (`code`). Alaverdyan et al. cut patches of registered
+heads and fit a one-class support vector machine to the codes of each place; here places are those of the
+view, as coarse as the codes, and mean and spread stand in for the machine.
 """
 
 from __future__ import annotations
