@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import isocenter
 from isocenter.errors import RunFailed
 from isocenter.pipeline import cluster
 from isocenter.pipeline import train as stage
+from isocenter.pipeline.run import Run
 from isocenter.records import Machine, Plan
 
 Asked = dict[str, Any]
@@ -107,12 +109,32 @@ def test_folds_share_an_accelerator_as_far_as_its_memory_and_the_cores_go(
     where = Machine(device="cuda", name="", cores=cores, memory_gb=64, accelerator_gb=memory_gb)
     monkeypatch.setattr(cluster, "machine", lambda device: where)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: accelerators)
-    assert cluster._places(plan, "auto") == places
+    assert cluster.at_once(plan, 10, "auto") == places
+    assert cluster.at_once(plan, 1, "auto") == 1
 
 
-def test_without_ray_the_cure_is_named(
-    blobs: Path, make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+def test_without_ray_the_cure_is_named_before_any_work(
+    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
+    run = tmp_path / "run"
     with pytest.raises(RunFailed, match=r"pip install 'isocenter\[cluster\]'"):
-        isocenter.train(blobs, make_run(), device="cpu", workers=1, where="ray")
+        isocenter.train(blobs, run, device="cpu", workers=1, where="ray")
+    assert not run.exists()
+
+
+def test_what_nobody_foresaw_in_another_process_is_told_with_the_place_where_it_arose(
+    make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise TypeError("a slip of the pen")
+
+    monkeypatch.setattr(stage, "train_stage", broken)
+    monkeypatch.setattr(cluster, "_mind_the_parent", lambda: None)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    told, tells = multiprocessing.Pipe(duplex=False)
+    fold = cluster._Fold(Run(make_run()), "3d_fullres", 0, stage.Surroundings(), 0.0, torch.get_num_threads())
+    cluster._learn_apart(fold, 0, tells)
+    fault = told.recv()
+    assert str(fault) == "TypeError: a slip of the pen"
+    assert "in broken" in fault.__notes__[0]

@@ -50,6 +50,7 @@ def test_epochs_cost_a_time_that_is_called_rough() -> None:
 
 def test_a_budget_of_time_is_what_each_fold_costs() -> None:
     assert "3d_fullres on 2 folds: about 30 min 00 s" in costs.estimate(plan_of("15m"), 2)
+    assert "3d_fullres on 5 folds: about 45 min 00 s" in costs.estimate(plan_of("15m"), 5, at_once=2)
 
 
 def test_a_network_that_the_plan_does_not_describe_costs_no_time_that_anybody_knows() -> None:

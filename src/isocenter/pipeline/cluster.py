@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import connection
 from multiprocessing.connection import Connection
@@ -72,10 +73,10 @@ class _Child:
         tells.close()
         return cls(fold, place, process, told)
 
-    def outcome(self) -> IsocenterError | None:
+    def outcome(self) -> Exception | None:
         """Wait until the process has ended; gives what went wrong."""
         try:
-            fault: IsocenterError | None = self.told.recv()
+            fault: Exception | None = self.told.recv()
         except EOFError:
             fault = RunFailed(
                 "a process that was training was killed.",
@@ -98,7 +99,7 @@ def spread_over_processes(
         Interrupted: A signal asked to stop.
         RunFailed: A process was killed, or a fold failed; the message names the fold.
     """
-    places = min(len(numbers), _places(run.plan, surroundings.device))
+    places = at_once(run.plan, len(numbers), surroundings.device)
     threads = max(1, machine("cpu").cores // places)
     own = dataclasses.replace(surroundings, workers=max(1, surroundings.workers // places))
     folds = [_Fold(run, stage, number, own, spent.get(number, 0.0), threads) for number in numbers]
@@ -117,7 +118,7 @@ def spread_over_processes(
 
 def _learnt(
     folds: Sequence[_Fold], places: int, stop: threading.Event, shown: progress.Bar
-) -> IsocenterError | None:
+) -> Exception | None:
     """Learn folds, each on the first free place; the first fault ends the others too, and is given."""
     waiting, free, working = list(folds), list(range(places)), list[_Child]()
     try:
@@ -139,15 +140,18 @@ def _learnt(
             child.outcome()
 
 
-def _places(plan: Plan, device: str) -> int:
-    """Folds at a time. A small network leaves an accelerator idle between its steps, so several folds share
-    one, as far as its memory and the cores that feed it go."""
+def at_once(plan: Plan, folds: int, device: str) -> int:
+    """How many of so many folds learn at a time.
+
+    A small network leaves an accelerator idle between its steps, so several folds share one, as far as its
+    memory and the cores that feed it go.
+    """
     where = machine(device)
     if where.device != "cuda":
-        return AT_ONCE_ON_A_PROCESSOR
+        return min(folds, AT_ONCE_ON_A_PROCESSOR)
     devices = torch.cuda.device_count()
     held = int(USABLE_GB * where.accelerator_gb / costs.memory_gb(plan))
-    return devices * max(1, min(held, where.cores // (CORES_PER_FOLD * devices)))
+    return min(folds, devices * max(1, min(held, where.cores // (CORES_PER_FOLD * devices))))
 
 
 @contextlib.contextmanager
@@ -170,14 +174,15 @@ def _learn_apart(fold: _Fold, place: int, tells: Connection) -> None:
     _mind_the_parent()
     os.environ["LOCAL_RANK"] = str(place % max(1, torch.cuda.device_count()))
     torch.set_num_threads(min(torch.get_num_threads(), fold.threads))
-    fault: IsocenterError | None = None
+    fault: Exception | None = None
     try:
         with progress.silent():
             train_stage(fold.run, fold.stage, fold.number, fold.surroundings, fold.spent)
     except IsocenterError as error:
         fault = error
-    except Exception as error:
-        fault = RunFailed(f"{type(error).__name__}: {error}", where=fold.run.fold(fold.number))
+    except Exception as error:  # of any class, some of which no other process could take in
+        fault = RuntimeError(f"{type(error).__name__}: {error}")
+        fault.add_note(traceback.format_exc())
     with contextlib.suppress(BrokenPipeError):  # of a parent that has gone
         tells.send(fault)
 
@@ -196,18 +201,28 @@ def _mind_the_parent() -> None:
     threading.Thread(target=outlived, daemon=True).start()
 
 
+def refuse_ray_that_is_absent() -> None:
+    """Say before any work that Ray is not installed.
+
+    Raises:
+        RunFailed: It is not.
+    """
+    try:
+        import ray  # noqa: F401
+    except ImportError as error:
+        raise RunFailed("Ray is not installed.", cure="pip install 'isocenter[cluster]'") from error
+
+
 def spread_over_ray(
     run: Run, stage: str, numbers: Sequence[int], surroundings: Surroundings, spent: Mapping[int, float]
 ) -> None:
     """Learn one stage of several folds at once, one Ray task per fold.
 
     Raises:
-        RunFailed: Ray is not installed, or a task failed; the message names the fold.
+        RunFailed: A task failed; the message names the fold.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise RunFailed("Ray is not installed.", cure="pip install 'isocenter[cluster]'") from error
+    import ray
+
     from isocenter.pipeline.train import train_stage
 
     if not ray.is_initialized():

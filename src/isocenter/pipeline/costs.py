@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import ceil, prod
 
 from isocenter import methods
 from isocenter.parts.rules.budget import ELEMENTS_PER_GB, TRAINING_COST, assumed_speed
@@ -19,24 +19,24 @@ MOMENTS = {"sgd": 1, "adamw": 2}
 """Numbers that an optimiser keeps for every weight."""
 
 
-def estimate(plan: Plan, folds: int) -> str:
-    """What training of so many folds will take, in one line: time, memory, disk."""
+def estimate(plan: Plan, folds: int, at_once: int = 1) -> str:
+    """What training of so many folds will take, so many at a time, in one line: time, memory, disk."""
     names = ", ".join(stage.name for stage in plan.stages)
+    memory = at_once * memory_gb(plan)
     return (
-        f"Training {names} on {folds} fold{'s' * (folds > 1)}: {_time(plan, folds)}, about "
-        f"{memory_gb(plan):.2g} GB of memory, {prepared_gb(plan):.2g} GB of prepared arrays on disk "
+        f"Training {names} on {folds} fold{'s' * (folds > 1)}: {_time(plan, folds, at_once)}, about "
+        f"{memory:.2g} GB of memory, {prepared_gb(plan):.2g} GB of prepared arrays on disk "
         f"({cache_root()}), {run_gb(plan, folds):.2g} GB of weights and checkpoints."
     )
 
 
-def _time(plan: Plan, folds: int) -> str:
+def _time(plan: Plan, folds: int, at_once: int) -> str:
     """In words; a time that was neither asked for nor measured is said to be rough, or not said."""
     parts = [seconds(plan, stage) for stage in plan.stages]
     if any(part is None for part in parts):
         return "for a time that was not measured"
-    total = sum(
-        (part or 0.0) * _times(plan, stage, folds) for part, stage in zip(parts, plan.stages, strict=True)
-    )
+    rounds = [ceil(_times(plan, stage, folds) / at_once) for stage in plan.stages]
+    total = sum((part or 0.0) * count for part, count in zip(parts, rounds, strict=True))
     sure = all(s.training.budget.seconds is not None or s.training.seconds_per_step for s in plan.stages)
     return f"{'about' if sure else 'roughly'} {progress.clock(total)}"
 

@@ -85,6 +85,8 @@ def train(
         device, _workers(workers), resume, None if start is None else Path(start), freeze, track
     )
     refuse_tracker_that_is_absent(track)
+    if where == "ray":
+        cluster.refuse_ray_that_is_absent()
     with computing.joined(device) as first, run.held() if first else progress.silent():
         with computing.first_before_others():
             if first:
@@ -95,7 +97,8 @@ def train(
             _refuse_overwriting(run, plan, numbers, resume)
             starting.refuse_absent_part(plan, freeze)
         if methods.load(plan.method).turns:
-            progress.say(costs.estimate(plan, len(numbers)))
+            together = cluster.at_once(plan, len(numbers), device) if where == "processes" else 1
+            progress.say(costs.estimate(plan, len(numbers), together))
         _each_fold(run, plan, numbers, surroundings, began, where)
         with computing.first_before_others():
             return finish(run) if first else Scores.load(run.folder / "scores.json")
