@@ -112,6 +112,15 @@ def test_a_folder_that_is_a_file_is_refused_before_anything_is_written(tmp_path:
     assert names(tmp_path) == ["run"]
 
 
+def test_a_folder_where_nobody_may_write_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda place, mode: place != tmp_path)
+    with pytest.raises(RunFailed, match="cannot be written to") as fault:
+        files.refuse_what_is_no_folder(tmp_path / "new" / "answers")
+    assert fault.value.where == str(tmp_path)
+
+
 def test_whatever_else_the_system_says_is_a_sentence_with_a_cure(tmp_path: Path) -> None:
     with pytest.raises(IsocenterError) as fault:
         files.write_text(tmp_path / ("long" * 100), "{}")

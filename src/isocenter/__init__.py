@@ -70,7 +70,9 @@ def plan(
     Raises:
         BadDataset: The dataset cannot be measured.
         BadPlan: The method, the budget or an override cannot be followed.
+        RunFailed: Nothing can be written to `out`.
     """
+    from isocenter import files
     from isocenter.methods import default
     from isocenter.pipeline import plan as planning
     from isocenter.pipeline.fingerprint import measured
@@ -80,6 +82,7 @@ def plan(
     length = Budget.read(budget)
     dataset = _dataset(data, task, method)
     if out is not None:
+        files.refuse_what_is_no_folder(Path(out))
         Run(Path(out)).refuse_foreign(dataset)
     chosen = method or default(dataset.task)
     dataset = planning.selected(dataset, chosen, overrides)
@@ -227,6 +230,7 @@ def generate(
     seed: int = 0,
     guidance: float | None = None,
     device: str = "auto",
+    workers: int | None = None,
 ) -> list[Path]:
     """Make new images with a model trained for generation; give the files written.
 
@@ -244,6 +248,7 @@ def generate(
         seed: The same seed makes the same images.
         guidance: How strongly classes guide; by default as the plan says.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        workers: Threads for arithmetic; by default as many as PyTorch takes by itself.
 
     Raises:
         BadModel: The folder holds no model that can be loaded safely.
@@ -261,6 +266,7 @@ def generate(
         seed=seed,
         guidance=guidance,
         device=device,
+        workers=workers,
     )
 
 

@@ -351,6 +351,7 @@ def generate(
         seed=seed,
         guidance=guidance,
         device=resources.device,
+        workers=resources.workers,
     )
     written = [str(path) for path in made]
     text = f"{_count(len(written), 'image')} in {out}; to look at: {out / 'grid.png'}"

@@ -69,11 +69,14 @@ def refuse_what_is_no_folder(path: Path) -> None:
     """Say before any work that nothing can be written into this folder.
 
     Raises:
-        RunFailed: It is a file, or lies below one.
+        RunFailed: It is a file, or lies below one, or nobody may write there.
     """
-    for place in (path, *path.parents):
-        if os.path.lexists(place) and not place.is_dir():
+    there = [place for place in (path, *path.parents) if os.path.lexists(place)]
+    for place in there:
+        if not place.is_dir():
             raise RunFailed("is not a folder, and one is needed here.", where=place, cure=ELSEWHERE)
+    if there and not os.access(there[0], os.W_OK | os.X_OK):
+        raise RunFailed("it cannot be written to.", where=there[0], cure=ELSEWHERE)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -595,3 +595,12 @@ def test_a_class_to_be_explained_needs_a_kind_of_map(trained: Path, blobs: Path,
     with pytest.raises(BadPlan, match=r"no kind of map.*--explain"):
         isocenter.predict(trained, [_image(blobs)], tmp_path / "out", explained="core")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_mirrors_that_nothing_is_made_of_are_told(told_apart: Path, tmp_path: Path, mirror: bool) -> None:
+    image = told_apart.parent / "data" / "images" / "field_0.png"
+    said = "mirrored images has no effect for method instances/watershed: images are answered whole"
+    with pytest.warns(IsocenterWarning, match=said) as heard:
+        isocenter.predict(told_apart, [image], tmp_path, device="cpu", mirror=mirror)
+    assert len(heard) == 1

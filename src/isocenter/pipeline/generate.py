@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from isocenter import compute as computing
 from isocenter import files
 from isocenter.errors import BadModel, BadPlan, suggestion
 from isocenter.images.geometry import Geometry
@@ -51,6 +52,7 @@ def generate(
     seed: int = 0,
     guidance: float | None = None,
     device: str = "auto",
+    workers: int | None = None,
 ) -> list[Path]:
     """Make images, and write them with their codes, a grid and a table that is a manifest of them.
 
@@ -65,6 +67,7 @@ def generate(
         seed: The same seed makes the same images.
         guidance: How strongly classes guide; by default as the plan says.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        workers: Threads for arithmetic; by default as many as PyTorch takes by itself.
 
     Raises:
         BadModel: The folder holds no model that can be loaded safely.
@@ -81,7 +84,8 @@ def generate(
         wanted = _in_turn(label or "made", list(classes.values()), count or USUAL_COUNT, seed)
     like, suffix = _like(model.run.fingerprint, model.plan)
     paths, made = list[Path](), list[Generated]()
-    with bar(f"Making {len(wanted)} images", total=len(wanted)) as shown:
+    threads = torch.get_num_threads() if workers is None else workers
+    with computing.threads(threads), bar(f"Making {len(wanted)} images", total=len(wanted)) as shown:
         for each in wanted:
             answer = model.predict(like, given={**each.given, **guided})
             paths.append(answer.save(out / f"{each.name}{suffix}"))

@@ -565,6 +565,7 @@ def predict(
             f"maps about '{explained}' are asked for, but no kind of map.", cure="Add --explain gradcam, say."
         )
     model = Model(Run(Path(folder)), members=None if stage is None else [stage], device=device)
+    mirror = _mirrors(model, mirror)
     asked = {PROBABILITIES: probabilities, UNCERTAINTY: uncertainty}
     kinds = [kind for kind, there in asked.items() if there]
     pairs = listed_pairs(inputs, out, model.task, model.plan.dims, kinds) if fixed is None else None
@@ -606,6 +607,17 @@ def predict(
             shown.reach(done + 1)
     _tell_unanswered(faults, paths, out)
     return paths
+
+
+def _mirrors(model: Model, asked: bool | None) -> bool | None:
+    """What is asked of mirrored images; nothing, with a warning, where the method makes nothing of it."""
+    kind, stage = type(model.members[0].methods[0]), model.members[0].stage
+    why = kind.unread(model.plan, stage).get("prediction.mirror")
+    if asked is None or why is None:
+        return asked
+    what = f"averaging over mirrored images has no effect for method {model.plan.method}: {why}"
+    warnings.warn(what, IsocenterWarning, stacklevel=3)
+    return None
 
 
 def _tell_unanswered(faults: Mapping[Path, IsocenterError], paths: Sequence[Path], out: Path) -> None:
