@@ -174,6 +174,25 @@ def test_pairs_need_no_truth_and_no_id(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("rows", "patients"),
+    [
+        ("a,b d,e b,c e,f", "b__to__a e__to__d b__to__a e__to__d"),
+        ("t,a t,b t,c", "a__to__t b__to__t c__to__t"),
+        ("a,b", "b__to__a"),
+        ("a,b b,a", "b__to__a b__to__a"),
+        ("b,a c,a d,a b,d", "a__to__b a__to__b a__to__b a__to__b"),
+    ],
+)
+def test_pairs_that_share_an_image_are_one_patient_s(root: Path, rows: str, patients: str) -> None:
+    content = (root / "a.nii.gz").read_bytes()
+    for name in "bcdeft":
+        (root / f"{name}.nii.gz").write_bytes(content)
+    listed = [",".join(f"{name}.nii.gz" for name in row.split(",")) for row in rows.split()]
+    write(root, "\n".join(["fixed,moving", *listed]) + "\n", name="pairs.csv")
+    assert [case.patient for case in open_dataset(root / "pairs.csv").cases] == patients.split()
+
+
+@pytest.mark.parametrize(
     ("text", "told"),
     [
         ("id,fixed\none,a.nii.gz\n", "no column 'moving'"),

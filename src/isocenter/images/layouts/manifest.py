@@ -125,6 +125,25 @@ def pairs(place: Path) -> tuple[Case, ...] | None:
     return _pairs(root, header, rows, path).cases if {FIXED, MOVING} <= set(header) else None
 
 
+def _owners(names: Sequence[str], files: Sequence[tuple[str | None, ...]]) -> list[str]:
+    """For each pair the name of the first that it shares an image with, or with others that do.
+
+    What all have as their fixed image, or all as their moving one, is a template, and nobody's.
+    """
+    import numpy as np
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    sides = [set(side) for side in zip(*files, strict=True)]
+    templates = {image for side in sides if len(side) == 1 < len(files) for image in side}
+    images = {image: place for place, image in enumerate(set().union(*sides), start=len(names))}
+    shown = [(place, images[image]) for place, pair in enumerate(files) for image in {*pair} - templates]
+    rows, columns = np.array(shown, dtype=int).reshape(-1, 2).T
+    links = coo_array((np.ones(len(shown)), (rows, columns)), shape=(len(names) + len(images),) * 2)
+    groups = connected_components(links, directed=False)[1][: len(names)].tolist()
+    return [names[groups.index(group)] for group in groups]
+
+
 def _title(root: Path, path: Path) -> str:
     return path.stem if path.stem.lower() not in ("manifest", "dataset", "labels") else root.name
 
@@ -137,7 +156,11 @@ def _lists_pairs(header: list[str], columns: Mapping[str, str], asked: str | Non
 
 
 def _pairs(root: Path, header: list[str], rows: list[Mapping[str, str]], path: Path) -> Draft:
-    """Rows that name a fixed and a moving image each; a pair without an id is called `moving__to__fixed`."""
+    """Rows that name a fixed and a moving image each; a pair without an id is called `moving__to__fixed`.
+
+    Where no patients are named, pairs that share an image are one patient's: who is in one part of a fold is
+    then in no other.
+    """
     absent = [role for role in (FIXED, MOVING) if role not in header]
     if absent:
         raise _missing(absent[0], header, path)
@@ -148,12 +171,24 @@ def _pairs(root: Path, header: list[str], rows: list[Mapping[str, str]], path: P
     _refuse_empty(rows, [name for name in (identity, patient, FIXED, MOVING) if name], path)
     files = _placed(root, [tuple(_file(root, row[role], path) for role in (FIXED, MOVING)) for row in rows])
     fixed, moving = (_named([(pair[at],) for pair in files], path) for at in (0, 1))
+    names = (
+        [row[identity] for row in rows]
+        if identity
+        else [f"{one}__to__{other}" for one, other in zip(moving, fixed, strict=True)]
+    )
+    owners = None if patient else _owners(names, files)
     cases = []
-    for place, row in enumerate(rows):
-        name = row[identity] if identity else f"{moving[place]}__to__{fixed[place]}"
+    for place, (name, row) in enumerate(zip(names, rows, strict=True)):
         truth = {key: _file(root, row[key], path) for key in PAIR_TRUTHS if key in header}
-        about = {"patient": patient, "group": group, "split": split}
-        pair = case(name, (), None, where=path, **{key: said_of(row, of) for key, of in about.items()})
+        pair = case(
+            name,
+            (),
+            None,
+            where=path,
+            patient=owners[place] if owners else said_of(row, patient),
+            group=said_of(row, group),
+            split=said_of(row, split),
+        )
         cases.append(
             pair.changed(
                 inputs={role: (file,) for role, file in zip((FIXED, MOVING), files[place], strict=True)},
