@@ -25,7 +25,7 @@ DEFAULTS = {
     "counting": "counting/density",
     "detection": "detection/retinanet",
     "generation": "generation/ddpm",
-    "instances": "instances/stardist",
+    "instances": "instances/border_unet",
     "localisation": "localisation/box_regression",
     "mil": "mil/abmil",
     "registration": "registration/voxelmorph",
