@@ -100,6 +100,14 @@ def test_a_written_dataset_opens_as_a_question_and_states_its_damage(tmp_path: P
     assert (again.array == given.array).all()
 
 
+def test_pairs_of_planes_keep_one_size_of_pixels(tmp_path: Path) -> None:
+    geometry = Geometry.plain((20, 20), (3.6, 3.6))
+    write_dataset(tmp_path, [Clean("a", "a", np.full((20, 20), 9, np.uint8), geometry)], Gaussian(15))
+    dataset = open_dataset(tmp_path)
+    given, target = read_image(dataset, dataset.cases[0]), read_target(dataset, dataset.cases[0])
+    assert given.spacing_mm == target.spacing_mm == pytest.approx((3.6, 3.6))
+
+
 def test_a_growing_dose_is_written_channel_by_channel(tmp_path: Path) -> None:
     dose = np.linspace(0, 60, 4 * 12 * 12).reshape(4, 12, 12).astype(np.float32)
     geometry = Geometry.plain((4, 12, 12), (3.0, 2.0, 2.0))

@@ -58,8 +58,8 @@ class Clean:
 def write_dataset(folder: str | Path, cases: Iterable[Clean], damage: Damage, seed: int = 0) -> Path:
     """Write `inputs/`, `targets/`, the manifest `cases.csv`, `isocenter.json`, and what was done.
 
-    A case's damage depends on the seed and its id alone. Volumes become NIfTI; planes TIFF, and their targets
-    PNG where they are stored in 8 bits.
+    A case's damage depends on the seed and its id alone. Volumes become NIfTI and planes TIFF, which hold the
+    size of a voxel.
 
     Args:
         folder: Where to write; made if absent.
@@ -89,13 +89,12 @@ def write_dataset(folder: str | Path, cases: Iterable[Clean], damage: Damage, se
 def _write_case(folder: Path, case: Clean, damage: Damage, seed: int) -> list[str]:
     rng = np.random.default_rng([seed, zlib.crc32(case.case.encode())])
     given, target = damage.damaged(case.array, rng)
-    solid = case.geometry.dims == 3
-    ending = ".nii.gz" if solid else ".tif"
+    ending = ".nii.gz" if case.geometry.dims == 3 else ".tif"
     places = [
         f"inputs/{case.case}{ending}" if len(given) == 1 else f"inputs/{case.case}_{number:04d}{ending}"
         for number in range(len(given))
     ]
-    wanted = f"targets/{case.case}{'.png' if not solid and target.dtype == np.uint8 else ending}"
+    wanted = f"targets/{case.case}{ending}"
     for place, channel in zip(places, given, strict=True):
         images.write(channel[None], folder / place, case.geometry)
     images.write(target[None], folder / wanted, case.geometry)
