@@ -31,6 +31,7 @@ NAMES = {"generation": ("object", "other"), "sequences": ("object", "other")}
 SMALL: dict[str, dict[str, object]] = {
     **{key: {"tile": 4096} for key in ("mil/abmil", "mil/clam", "mil/dsmil", "mil/mil_pooling")},
     "mil/prompt_mil": {"tile": 32, "most_tiles": 4},
+    "registration/christodoulidis": {"width": 0.125},
 }
 """Settings of methods whose own would take long here."""
 
