@@ -198,11 +198,17 @@ def test_stages_that_answer_together_say_the_same_from_disk_as_from_memory(
 
 
 def test_a_dicom_folder_and_a_nifti_file_are_answered_in_one_call(
-    blobs: Path, trained: Path, tmp_path: Path, data: Callable[[str], Path]
+    blobs: Path,
+    trained: Path,
+    tmp_path: Path,
+    slices: list[Dataset],
+    saved: Callable[[Dataset, Path], Path],
 ) -> None:
-    series = data("brain_tumour_dicom") / "T1post"
+    series = tmp_path / "in" / "T1post"
+    for number, content in enumerate(slices):
+        saved(content, series / f"{number}.dcm")
     with pytest.warns(UserWarning, match="the model has seen"):
-        paths = isocenter.predict(trained, [_image(blobs), series], tmp_path, device="cpu")
+        paths = isocenter.predict(trained, [_image(blobs), series], tmp_path / "out", device="cpu")
     assert [path.name for path in paths] == ["image_0.nii.gz", "T1post.nii.gz"]
     assert images.read_geometry(paths[1]).difference(images.read_geometry(series)) is None
 
