@@ -1,6 +1,10 @@
-"""Convolutions that mixed precision does not spoil, against the same in float32."""
+"""Convolutions that neither mixed precision nor few channels spoil, against the same in float32."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -71,6 +75,44 @@ def test_all_other_inputs_stay_in_mixed_precision(space: tuple[int, ...]) -> Non
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert module(torch.randn(1, 4, *space)).dtype == torch.bfloat16
         assert module(torch.randn(1, 4, 2, 8, 8)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(4, 1), (4, 2), (8, 1)])
+@pytest.mark.parametrize("stride", [2, (1, 3)])
+def test_a_strided_pointwise_convolution_is_the_library_s(
+    channels: int, groups: int, stride: int | tuple[int, int]
+) -> None:
+    ours = CONVOLUTIONS[2](channels, 6, 1, stride=stride, groups=groups)
+    theirs = nn.Conv2d(channels, 6, 1, stride=stride, groups=groups)
+    theirs.load_state_dict(ours.state_dict())
+    inputs = torch.randn(2, channels, 9, 7)
+    assert torch.allclose(ours(inputs), theirs(inputs), atol=1e-6)
+    for found, expected in zip(*[_gradients(m, inputs, mixed=False) for m in (ours, theirs)], strict=True):
+        assert torch.allclose(found, expected, atol=1e-5)
+
+
+FEW_CHANNELS = """
+import torch
+from isocenter.parts.networks.convolution import CONVOLUTIONS
+torch.set_num_threads(1)
+module = CONVOLUTIONS[2](4, 8, 1, stride=2, bias=False).to(memory_format=torch.channels_last)
+for _ in range(10):
+    inputs = torch.randn(2, 4, 32, 32).contiguous(memory_format=torch.channels_last).requires_grad_()
+    module(inputs).sum().backward()
+"""
+
+
+def test_few_channels_end_no_process_where_there_is_no_avx512() -> None:
+    """The library's own ends this one by a segmentation fault."""
+    done = subprocess.run(
+        [sys.executable, "-c", FEW_CHANNELS],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+        capture_output=True,
+        timeout=120,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_weights_keep_their_names() -> None:
