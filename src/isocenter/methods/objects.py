@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from isocenter.images.placement import Placement
-from isocenter.methods.method import Arrays, Trial
+from isocenter.methods.method import Arrays, Speed, Trial
 from isocenter.methods.supervised import SupervisedMaps
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.metrics.instances import mean_average_precision, overlaps
 from isocenter.parts.sampling.patches import foreground_index
-from isocenter.records import Fingerprint, Label
+from isocenter.records import Budget, Fingerprint, Label, Machine, Record, Stage
 
 TRIALS = 20
 """Cases on which settings of the decoding are tried."""
@@ -32,6 +32,19 @@ class SupervisedObjects(SupervisedMaps):
     """
 
     kinds: ClassVar[Mapping[str, Kind]] = {"image": "intensity", "objects": "label"}
+
+    @classmethod
+    def configure(
+        cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
+    ) -> tuple[Stage, ...]:
+        """One stage at full resolution, as wide as time allows for patches that show an object with what
+        surrounds it."""
+        from isocenter.parts.rules.objects import view
+        from isocenter.parts.rules.segmentation import stages
+
+        name = {1: "1d", 2: "2d", 3: "3d_fullres"}[fingerprint.dims]
+        view_mm = view(extents(fingerprint) * np.asarray(fingerprint.median_spacing_mm))
+        return stages(fingerprint, budget, machine, speed, (name,), view_mm=view_mm, wide=True)
 
     def number(self, outputs: Mapping[str, np.ndarray], tuned: Mapping[str, Any]) -> np.ndarray:
         """Outputs on the network's grid to numbered objects (*space) there."""

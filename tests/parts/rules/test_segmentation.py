@@ -167,6 +167,18 @@ def test_where_objects_are_asked_for_patches_become_smaller_down_to_what_shows_t
     assert ample.geometry.patch == stages(scans, Budget.read("30m"), GPU)[0].geometry.patch
 
 
+def test_where_objects_are_outlined_a_wide_network_on_what_shows_them_goes_before_seeing_more() -> None:
+    nuclei = fingerprint((256, 256), (1.0, 1.0), 200)
+    (far,) = stages(nuclei, Budget.read("30m"), CPU, MEASURED / 4, view_mm=100)
+    (near,) = stages(nuclei, Budget.read("30m"), CPU, MEASURED / 4, view_mm=100, wide=True)
+    (counted,) = stages(nuclei, Budget.read("9 epochs"), CPU, view_mm=100, wide=True)
+    assert prod(near.geometry.patch) < prod(far.geometry.patch) < prod(counted.geometry.patch)
+    assert all(edge >= 100 for edge in near.geometry.patch)
+    assert far.network.features[0] < near.network.features[0] < counted.network.features[0]
+    assert steps(near) >= steps_needed(1800)
+    assert "a network that is wider" in near.geometry.why["patch"]
+
+
 def steps(stage: Stage) -> float:
     """That fit into half an hour."""
     return 1800 * USABLE_SHARE / stage.training.seconds_per_step
