@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from isocenter import tasks
 from isocenter.errors import BadPlan
-from isocenter.pipeline.report_pages import figure
-from isocenter.pipeline.report_pages.measures import Measures
 from isocenter.records import Dataset
 from isocenter.studies.findings import Findings
 from isocenter.studies.study import Point, Study, Wishes
+from isocenter.studies.variants import effect
 
 CARD = {
     "title": "Border weight",
@@ -88,25 +86,7 @@ class BorderWeight:
 
     def conclude(self, found: Findings) -> tuple[str, ...]:
         """What each device changes, and whether that can be told from chance."""
-        words = Measures(tasks.load(found.task))
-        return tuple(sentence for pair in _PAIRS if (sentence := _effect(found, *pair, words)) is not None)
-
-
-def _effect(found: Findings, one: str, other: str, what: str, words: Measures) -> str | None:
-    """The difference that a device makes, with its interval."""
-    digits, name = words[found.measure].digits, words.name(found.measure)
-    for each in found.differences:
-        apart = each.difference
-        if {each.one, each.other} != {one, other} or apart.mean is None:
-            continue
-        sign = 1.0 if each.one == one else -1.0
-        said = f"{what} changes {name} by {figure(sign * apart.mean, digits)}"
-        if apart.low is None or apart.high is None:
-            return f"{said}."
-        low, high = sorted((sign * apart.low, sign * apart.high))
-        chance = ", which may be chance" if low <= 0 <= high else ""
-        return f"{said} (95 % {figure(low, digits)} to {figure(high, digits)}){chance}."
-    return None
+        return tuple(said for pair in _PAIRS if (said := effect(found, *pair)) is not None)
 
 
 STUDY: Study = BorderWeight()

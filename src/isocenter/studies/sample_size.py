@@ -62,15 +62,7 @@ class SampleSize:
 
     def generate(self, folder: Path, seed: int) -> Dataset:
         """Torsos, each of another patient; the last ones are held out."""
-        from isocenter.phantoms.torso import Protocol, write_dataset
-
-        if not (folder / "isocenter.json").is_file():
-            protocol = Protocol(shape=SHAPE, spacing_mm=SPACING_MM, twice=0)
-            write_dataset(folder, max(SIZES) + HELD_OUT, seed, protocol=protocol)
-        dataset = open_dataset(folder, "localisation")
-        last = {case.id for case in dataset.cases[-HELD_OUT:]}
-        cases = (case.changed(split="validation" if case.id in last else "train") for case in dataset.cases)
-        return dataset.changed(cases=tuple(cases))
+        return torsos(folder, seed)
 
     def points(self, dataset: Dataset, wishes: Wishes) -> tuple[Point, ...]:
         """The methods at each size, largest first.
@@ -98,6 +90,19 @@ class SampleSize:
         said = [_at_a_size(found, place, words) for place in found.places]
         said += [_loss(found, *pair, words) for pair in combinations(found.series, 2)]
         return tuple(sentence for sentence in said if sentence)
+
+
+def torsos(folder: Path, seed: int) -> Dataset:
+    """Torsos in which L3 is looked for, each of another patient; the last `HELD_OUT` are held out."""
+    from isocenter.phantoms.torso import Protocol, write_dataset
+
+    if not (folder / "isocenter.json").is_file():
+        protocol = Protocol(shape=SHAPE, spacing_mm=SPACING_MM, twice=0)
+        write_dataset(folder, max(SIZES) + HELD_OUT, seed, protocol=protocol)
+    dataset = open_dataset(folder, "localisation")
+    last = {case.id for case in dataset.cases[-HELD_OUT:]}
+    cases = (case.changed(split="validation" if case.id in last else "train") for case in dataset.cases)
+    return dataset.changed(cases=tuple(cases))
 
 
 def _parted(dataset: Dataset, seed: int) -> tuple[list[Case], list[Case]]:

@@ -1,4 +1,4 @@
-"""What studies of restoration share: low-dose slices, and points that differ in method or settings."""
+"""What studies share whose points differ in method or settings alone, and the slices of restoration's."""
 
 from __future__ import annotations
 
@@ -28,16 +28,20 @@ EDGE, PIXEL_MM, APART_MM = 256, 1.7, 60.0
 
 @dataclass(frozen=True)
 class Variants:
-    """Points on the same images: by name, a method and what is changed of its plan."""
+    """Points on the same images: by name, a method and what is changed of its plan.
+
+    `asked` is the task of the datasets that such a study takes.
+    """
 
     named: Mapping[str, tuple[str, Mapping[str, Any]]]
+    asked: str = TASK
     options: frozenset[str] = frozenset({"folds"})
     across: str = ""
     measure: str = ""
 
     def task(self, wishes: Wishes) -> str | None:
-        """Restoration."""
-        return TASK
+        """The task that all points answer."""
+        return self.asked
 
     def generate(self, folder: Path, seed: int) -> Dataset:
         """Slices of torso phantoms at a quarter of the dose, the full dose being the target."""
@@ -49,7 +53,7 @@ class Variants:
         """A point for each variant.
 
         Raises:
-            BadPlan: The dataset asks for something else than restoration.
+            BadPlan: The dataset asks for something else.
         """
         folds = self.folds(dataset, wishes)
         return tuple(
@@ -61,10 +65,10 @@ class Variants:
         """Which folds are trained; None for all.
 
         Raises:
-            BadPlan: The dataset asks for something else than restoration.
+            BadPlan: The dataset asks for something else.
         """
-        if dataset.task != TASK:
-            raise BadPlan(f"this study is about {TASK}, but the dataset asks for '{dataset.task}'.")
+        if dataset.task != self.asked:
+            raise BadPlan(f"this study is about {self.asked}, but the dataset asks for '{dataset.task}'.")
         return (0,) if wishes.folds is None else wishes.folds or None
 
     def conclude(self, found: Findings) -> tuple[str, ...]:
@@ -85,6 +89,31 @@ def _order(found: Findings, place: str) -> str | None:
     said = ", ".join(f"{name} {figure(mean, measure.digits)}" for mean, name in order)
     of = f"{place}, by" if place else "By"
     return f"{of} {words.name(found.measure)}, best first: {said}."
+
+
+def effect(found: Findings, one: str, other: str, what: str) -> str | None:
+    """What `one` changes against `other`, with its interval; None where no case has both.
+
+    Args:
+        found: The finished points, which differ in their series alone.
+        one: The series that has the device.
+        other: The series that lacks it.
+        what: The device, as the head of a sentence.
+    """
+    words = Measures(tasks.load(found.task))
+    digits, name = words[found.measure].digits, words.name(found.measure)
+    for each in found.differences:
+        apart = each.difference
+        if {each.one, each.other} != {one, other} or apart.mean is None:
+            continue
+        sign = 1.0 if each.one == one else -1.0
+        said = f"{what} changes {name} by {figure(sign * apart.mean, digits)}"
+        if apart.low is None or apart.high is None:
+            return f"{said}."
+        low, high = sorted((sign * apart.low, sign * apart.high))
+        chance = ", which may be chance" if low <= 0 <= high else ""
+        return f"{said} (95 % {figure(low, digits)} to {figure(high, digits)}){chance}."
+    return None
 
 
 def torso_slices(patients: int, seed: int, *, edge: int = EDGE, slices: int = SLICES) -> Iterator[Clean]:
