@@ -653,7 +653,7 @@ def _comparison_text(result: Comparison) -> tuple[RenderableType, ...]:
 
 
 def _study_text(found: Findings) -> tuple[RenderableType, ...]:
-    """A row for each point."""
+    """A row for each point, and how they were trained."""
     counted = all(point.place == str(point.learnt_from) for point in found.points)
     rows = [
         (
@@ -669,7 +669,18 @@ def _study_text(found: Findings) -> tuple[RenderableType, ...]:
     ]
     head = ("", found.across, "learnt from", found.measure, "median", "worst", "above 10 mm")
     shown = [place for place in range(len(head)) if place == 0 or any(row[place] for row in rows)]
-    return (_table([head[place] for place in shown], [[row[place] for place in shown] for row in rows]),)
+    table = _table([head[place] for place in shown], [[row[place] for place in shown] for row in rows])
+    return (table, _terms_text(found))
+
+
+def _terms_text(found: Findings) -> str:
+    """The terms under which the points were trained, as their own plans say."""
+    from isocenter.studies import findings
+
+    trained = {key: list(values) for key, values in findings.made(found).items()}
+    told = {"data": [found.terms.spoken()["data"]], **trained}
+    terms = (f"{key} {' and '.join(values)}" for key, values in told.items())
+    return f"Terms: {'; '.join(terms)}."
 
 
 def _interval(interval: Interval | None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from isocenter import cli, studies
+from isocenter.records import Plan
 from isocenter.studies import study as stage
 from isocenter.studies.findings import Findings
 
@@ -67,10 +68,61 @@ def test_a_study_goes_on_where_it_stopped(
     assert trained == ["watershed_6", "watershed_3", "watershed_3"]
     assert "have been trained" not in (out / stage.PAGE).read_text(encoding="utf-8")
     assert cli.main(words(discs, out, "--resume", "--seed", "1")) == 2
-    assert "another seed" in capsys.readouterr().err
+    assert "seed was 0, now it is 1" in capsys.readouterr().err
     assert cli.main(words(discs, out, "--resume", "--measure", "relative_error")) == 0
     assert Findings.load(out / stage.FINDINGS).measure == "relative_error"
     assert len(trained) == 3
+
+
+def test_the_findings_state_the_terms_that_the_runs_themselves_record(
+    discs: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "study"
+    assert cli.main(words(discs, out)) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"Terms: data {discs}; budget 1 epoch; seed 0; folds 0; machine" in said
+    found = Findings.load(out / stage.FINDINGS)
+    assert [str(point.made.budget) for point in found.points if point.made] == ["1 epoch"] * 2
+    page = (out / stage.PAGE).read_text(encoding="utf-8")
+    assert all(term in page for term in ("Budget of a point", "Folds held out", "Trained with isocenter"))
+
+    plan = out / "watershed_3" / "plan.json"
+    Plan.load(plan).changed(isocenter="0.0.1").save(plan)
+    assert cli.main(words(discs, out, "--resume")) == 0
+    assert any("0.0.1 for watershed 3" in line for line in Findings.load(out / stage.FINDINGS).said)
+
+
+def test_finished_runs_of_other_terms_are_no_part_of_a_study(
+    discs: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "study"
+    assert cli.main(words(discs, out)) == 0
+    (out / stage.TERMS).unlink()
+    capsys.readouterr()
+    assert cli.main(words(discs, out)) == 2
+    assert "a study lies here already" in capsys.readouterr().err
+    # Even where the terms of the whole are lost, each run tells its own.
+    other = [word.replace("1 epochs", "2 epochs") for word in words(discs, out, "--resume")]
+    assert cli.main(other) == 2
+    assert "budget is 1 epoch there, 2 epochs was asked for" in capsys.readouterr().err
+    assert cli.main(words(discs, out, "--resume", "--seed", "1")) == 2
+    assert "seed is 0 there, 1 was asked for" in capsys.readouterr().err
+    assert cli.main(words(discs, out, "--resume")) == 0
+    assert cli.main([*other, "--task", "counting"]) == 2
+    told = capsys.readouterr().err
+    assert "budget was 1 epoch, now it is 2 epochs" in told
+    assert "task was the study's own, now it is counting" in told
+
+
+def test_a_dataset_that_has_changed_since_is_told(discs: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "study"
+    assert cli.main(words(discs, out)) == 0
+    for part in ("images", "labels"):
+        (discs / part / "field_9.png").rename(discs / part / "field_x.png")
+    assert cli.main(words(discs, out, "--resume")) == 2
+    told = capsys.readouterr().err
+    assert "error:" in told
+    assert "field_" in told
 
 
 @pytest.mark.parametrize(

@@ -44,10 +44,47 @@ class Terms(Record):
     data: str
     budget: Budget
     seed: int = 0
+    task: str = ""
     methods: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
     folds: tuple[int, ...] | None = None
     measure: str = ""
+
+    def spoken(self) -> dict[str, str]:
+        """Each term in words; what was left to the study is said to be its own."""
+        own, all_folds = "the study's own", "all"
+        return {
+            "study": self.study,
+            "data": self.data or "generated",
+            "budget": str(self.budget),
+            "seed": str(self.seed),
+            "task": self.task or own,
+            "methods": ", ".join(self.methods) or own,
+            "sizes": ", ".join(map(str, self.sizes)) or own,
+            "folds": own if self.folds is None else ", ".join(map(str, self.folds)) or all_folds,
+            "measure": self.measure or own,
+        }
+
+
+class Made(Record):
+    """How a point was really trained, as the plan in its folder says."""
+
+    budget: Budget
+    seed: int
+    folds: tuple[int, ...]
+    machine: str
+    device: str
+    isocenter: str
+
+    def spoken(self) -> dict[str, str]:
+        """Each term in words."""
+        return {
+            "budget": str(self.budget),
+            "seed": str(self.seed),
+            "folds": ", ".join(map(str, self.folds)),
+            "machine": f"{self.machine} ({self.device})" if self.machine else self.device,
+            "isocenter": self.isocenter,
+        }
 
 
 class Finished(Record):
@@ -58,6 +95,7 @@ class Finished(Record):
     learnt_from: int
     steps: int | None = None
     contestant: Contestant
+    made: Made | None = None
 
 
 class Spread(Record):
@@ -77,6 +115,7 @@ class Spread(Record):
     values: dict[str, float | None] = Field(default_factory=dict)
     seconds: float | None = None
     steps: int | None = None
+    made: Made | None = None
 
 
 class Difference(Record):
@@ -211,6 +250,7 @@ def _spread(finished: Finished, measure: str, words: Measures) -> Spread:
         values={row.case: value for row, value in zip(rows, _listed(rows, measure, words), strict=True)},
         seconds=finished.contestant.training_seconds,
         steps=finished.steps,
+        made=finished.made,
     )
 
 
@@ -271,14 +311,38 @@ def interval(result: statistics.Comparison) -> Interval:
     return Interval(mean=result.difference, low=result.low, high=result.high, n=result.n)
 
 
+def made(found: Findings) -> dict[str, dict[str, list[str]]]:
+    """How the points were trained: for each term its values in words, each with the points it holds for."""
+    terms: dict[str, dict[str, list[str]]] = {}
+    for point in found.points:
+        name = f"{point.series} {point.place}".strip()
+        for key, said in (point.made.spoken() if point.made else {}).items():
+            terms.setdefault(key, {}).setdefault(said, []).append(name)
+    return terms
+
+
+def unequal(found: Findings) -> Iterator[str]:
+    """A sentence for each term that is not the same for all points, as after going on elsewhere."""
+    for key, values in made(found).items():
+        if len(values) > 1:
+            told = "; ".join(f"{said} for {', '.join(names)}" for said, names in values.items())
+            yield f"Not all points were trained with the same {key}: {told}."
+
+
 def table(found: Findings) -> str:
     """The points as CSV, one row each, empty where undefined."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     spreads = ("mean", "median", "above_10mm")
     limits = [f"{name}{end}" for name in spreads for end in ("", "_low", "_high")]
+    terms = ("budget", "seed", "folds", "machine", "isocenter")
     writer.writerow(
-        ["series", "place", "learnt_from", "measure", "held_out", *limits, "worst", "seconds", "steps"]
+        [
+            *("series", "place", "learnt_from", "measure", "held_out"),
+            *limits,
+            *("worst", "seconds", "steps"),
+            *terms,
+        ]
     )
     for point in found.points:
         sides = [
@@ -287,5 +351,8 @@ def table(found: Findings) -> str:
             for value in ((None,) * 3 if each is None else (each.mean, each.low, each.high))
         ]
         head = [point.series, point.place, point.learnt_from, found.measure, found.held_out]
-        writer.writerow([*head, *sides, point.worst, point.seconds, point.steps])
+        how = point.made.spoken() if point.made else {}
+        writer.writerow(
+            [*head, *sides, point.worst, point.seconds, point.steps, *(how.get(key) for key in terms)]
+        )
     return stream.getvalue()

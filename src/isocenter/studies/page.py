@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from isocenter import tasks
 from isocenter.pipeline import report_pages
 from isocenter.pipeline.report import environment
-from isocenter.pipeline.report_pages import contest_charts, paragraph
+from isocenter.pipeline.report_pages import contest_charts
 from isocenter.pipeline.report_pages.measures import Measures
-from isocenter.studies import charts
+from isocenter.studies import charts, findings
 from isocenter.studies.findings import Findings
 from isocenter.tasks.task import Picture
 
@@ -46,11 +46,13 @@ def page(found: Findings, pictures: Sequence[Picture] = ()) -> str:
 
 
 def _facts(found: Findings) -> Sequence[tuple[str, str]]:
+    terms = {"budget": "Budget of a point", "seed": "Seed", "folds": "Folds held out", "machine": "Machine"}
+    trained = findings.made(found)
     return (
         ("Dataset", found.dataset),
         ("Held-out cases", f"{found.held_out:,}"),
-        ("Budget of a point", paragraph.spoken(found.terms.budget)),
-        ("Seed", str(found.terms.seed)),
+        *((title, " · ".join(trained[key])) for key, title in terms.items() if key in trained),
+        ("Trained with isocenter", " · ".join(trained.get("isocenter", {found.isocenter: []}))),
         ("Points", f"{len(found.points)} of {found.expected}"),
     )
 

@@ -6,7 +6,7 @@ answer the same held-out cases, with the same budget and seed, so that they diff
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,12 +15,14 @@ from isocenter import files, methods, tasks
 from isocenter.errors import BadPlan, RunFailed
 from isocenter.images.layouts import open_dataset
 from isocenter.pipeline import contestants, progress
+from isocenter.pipeline import plan as planning
 from isocenter.pipeline.contestants import Entrant
+from isocenter.pipeline.follow import follow, refuse_other_wishes
 from isocenter.pipeline.run import Run
 from isocenter.pipeline.train import train
-from isocenter.records import Budget, Dataset
+from isocenter.records import Budget, Case, Dataset, Scores
 from isocenter.studies import catalogue, findings, load
-from isocenter.studies.findings import Findings, Finished, Terms
+from isocenter.studies.findings import Findings, Finished, Made, Terms
 from isocenter.tasks.task import Picture
 
 TERMS, FINDINGS, PAGE, TABLE = "terms.json", "study.json", "study.html", "study.csv"
@@ -144,7 +146,8 @@ def conduct(
         resume: Whether to go on where a study of the same terms was interrupted.
 
     Raises:
-        BadPlan: There is no such study, or a wish cannot be followed.
+        BadPlan: There is no such study, a wish cannot be followed, or what lies in `out` is of other terms.
+        BadDataset: A held-out image has changed since an earlier point was trained.
         RunFailed: A study lies in `out` already, or training had to stop.
     """
     study = load(name)
@@ -157,6 +160,8 @@ def conduct(
     else:
         dataset = open_dataset(data, wishes.task or study.task(wishes))
     points = study.points(dataset, wishes)
+    for point in points:
+        _refuse_other_run(point, Run(out / point.name), budget, wishes.seed)
     wanted.save(out / TERMS)
     shown = wanted.changed(measure=wanted.measure or study.measure)
     finished: list[Finished] = []
@@ -165,10 +170,11 @@ def conduct(
         if not (run / "scores.json").is_file():
             progress.say(f"Point {number} of {len(points)}: {point.name}")
             _train(point, run, budget, wishes.seed, machine)
-        finished.append(_finished(point, run, machine))
-        found = findings.found(name, catalogue()[name], dataset, study.across, shown, finished)
-        found = found.changed(said=study.conclude(found), expected=len(points))
         runs = [out / each.name for each in points[:number]]
+        finished.append(_finished(point, run, machine))
+        contestants.refuse_other_content(runs, [row.case for row in finished[0].contestant.cases])
+        found = findings.found(name, catalogue()[name], dataset, study.across, shown, finished)
+        found = found.changed(said=(*study.conclude(found), *findings.unequal(found)), expected=len(points))
         _write(found, out, study.pictures(found, runs) if isinstance(study, Pictured) else ())
     return found
 
@@ -186,6 +192,7 @@ def _terms(name: str, data: Path | None, budget: Budget, wishes: Wishes) -> Term
         data="" if data is None else str(Path(data).resolve()),
         budget=budget,
         seed=wishes.seed,
+        task=wishes.task or "",
         methods=wishes.methods or (),
         sizes=wishes.sizes or (),
         folds=wishes.folds,
@@ -195,25 +202,70 @@ def _terms(name: str, data: Path | None, budget: Budget, wishes: Wishes) -> Term
 
 def _refuse_other(out: Path, wanted: Terms, resume: bool) -> None:
     path = out / TERMS
-    if not path.is_file():
-        return
-    if not resume:
+    if not resume and (path.is_file() or any(out.glob("*/plan.json"))):
         raise RunFailed(
             "a study lies here already.", where=out, cure="Go on with --resume, or choose another --out."
         )
-    before = Terms.load(path)
-    changed = [key for key in Terms.model_fields if getattr(before, key) != getattr(wanted, key)]
+    if not path.is_file():
+        return
+    before, now = Terms.load(path).spoken(), wanted.spoken()
     # By another measure the same runs are judged anew; all else decides how they were trained.
-    if set(changed) - {"measure"}:
+    told = [
+        f"{key} was {before[key]}, now it is {said}"
+        for key, said in now.items()
+        if key != "measure" and said != before[key]
+    ]
+    if told:
         raise BadPlan(
-            f"the study that lies here was begun with another {changed[0]}.",
+            f"the study that lies here was begun on other terms: {'; '.join(told)}.",
             where=out,
             cure="Ask for the same, or choose another --out.",
         )
 
 
+def _refuse_other_run(point: Point, run: Run, budget: Budget, seed: int) -> None:
+    """A run that lies here counts for a point only if it was, or is being, trained as that point would be.
+
+    Raises:
+        BadPlan: Its plan, cases or folds are others; each difference is named.
+    """
+    if not (run.folder / "plan.json").is_file():
+        return
+    refuse_other_wishes(run, point.method, str(budget), seed, point.changes)
+    follow(run, point.dataset, {}, workers=1)
+    settings = {f"settings.{name}": value for name, value in run.plan.settings.items()}
+    given = planning.selected(point.dataset, point.method, settings)
+    if told := _other_cases(run.dataset.cases, given.cases):
+        raise BadPlan(
+            f"the data are not those that this run began with: {told}.",
+            where=run.folder,
+            cure="Bring the dataset back to what it was, or choose another --out.",
+        )
+    scores = run.folder / "scores.json"
+    wanted = set(range(len(run.plan.folds)) if point.folds is None else point.folds)
+    scored = {row.fold for row in Scores.load(scores).cases} if scores.is_file() else wanted
+    if scored != wanted:
+        raise BadPlan(
+            f"folds {_numbers(scored)} were scored there, {_numbers(wanted)} are asked for.",
+            where=scores,
+            cure="Ask for the same folds, or choose another --out.",
+        )
+
+
+def _other_cases(before: Sequence[Case], now: Sequence[Case]) -> str:
+    """In what two lists of cases differ; empty where they say the same."""
+    known, given = ({case.id: case for case in cases} for cases in (before, now))
+    added, gone = sorted(given.keys() - known.keys()), sorted(known.keys() - given.keys())
+    altered = [name for name in known if name in given and known[name] != given[name]]
+    parts = (("new", added), ("gone", gone), ("described otherwise", altered))
+    return "; ".join(f"{what}: {contestants.listed(names)[:-1]}" for what, names in parts if names)
+
+
+def _numbers(folds: Iterable[int | None]) -> str:
+    return ", ".join(sorted(str(number) for number in folds))
+
+
 def _train(point: Point, run: Path, budget: Budget, seed: int, machine: Machine) -> None:
-    planned = (run / "plan.json").is_file()
     train(
         point.dataset,
         run,
@@ -224,15 +276,23 @@ def _train(point: Point, run: Path, budget: Budget, seed: int, machine: Machine)
         seed=seed,
         device=machine.device,
         workers=machine.workers,
-        overrides=None if planned else point.changes,
+        overrides=point.changes,
     )
 
 
 def _finished(point: Point, folder: Path, machine: Machine) -> Finished:
-    """A trained point with its scores and costs, judged once."""
-    path = folder / "point.json"
+    """A trained point with its scores and costs, judged once, and how its own plan says it was made."""
+    path, plan = folder / "point.json", Run(folder).plan
+    terms = Made(
+        budget=plan.budget,
+        seed=plan.seed,
+        folds=tuple(range(len(plan.folds))) if point.folds is None else point.folds,
+        machine=plan.machine.name,
+        device=plan.machine.device,
+        isocenter=plan.isocenter,
+    )
     if path.is_file():
-        return Finished.load(path)
+        return Finished.load(path).changed(made=terms)
     entrant = Entrant(point.name, "method", point.method)
     rows = contestants.run_scores(Entrant(point.name, "run", str(folder)), point.dataset)
     costs = contestants.costs(folder, rows, machine.device)
@@ -242,6 +302,7 @@ def _finished(point: Point, folder: Path, machine: Machine) -> Finished:
         place=point.place,
         learnt_from=_learnt_from(Run(folder), point.folds),
         steps=_steps(Run(folder)),
+        made=terms,
         contestant=contestants.contestant(entrant, rows, summary, **costs),
     )
     made.save(path)
