@@ -385,10 +385,14 @@ class Geometry(Section):
 
 
 class ChannelScheme(Record):
-    """How one channel's intensities are brought to order: see `parts/rules/normalisation.py`."""
+    """How one channel's intensities are brought to order: see `parts/rules/normalisation.py`.
+
+    `window` and `own_window` map a range to 0 … 1, `low` to `high` or that of each image; `mean` and `sd`
+    are then of that.
+    """
 
     channel: str
-    scheme: Literal["ct", "zscore", "unit", "none"]
+    scheme: Literal["ct", "zscore", "unit", "none", "window", "own_window"]
     mean: float = 0.0
     sd: NonNegativeFloat = 1.0
     low: float = 0.0

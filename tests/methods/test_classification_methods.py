@@ -21,14 +21,22 @@ from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
 from isocenter.images.layouts import open_dataset, read_image
 from isocenter.images.views import Views
-from isocenter.methods.classes import Classifier, Exclusive, weighted_binary_cross_entropy
+from isocenter.methods.classes import (
+    Classifier,
+    Exclusive,
+    plain_network,
+    weighted_binary_cross_entropy,
+)
 from isocenter.methods.classification.auxloss import answered
-from isocenter.methods.classification.finetune import FineTune, one_machine, support_vectors
+from isocenter.methods.classification.finetune import FineTune, network_of, one_machine, support_vectors
 from isocenter.methods.classification.hemis import moments
 from isocenter.methods.method import Method, Request, Trial
 from isocenter.methods.views import MultiView
 from isocenter.parts.explain import maps
+from isocenter.parts.networks.published import load_published
+from isocenter.parts.networks.resnet import ResNet
 from isocenter.parts.rules.budget import again
+from isocenter.pipeline import checkpoint
 from isocenter.pipeline import explain as explaining
 from isocenter.pipeline.explain import Explainer
 from isocenter.pipeline.predict import Model
@@ -295,6 +303,65 @@ def test_published_weights_are_taken_before_the_first_step_and_refused_while_pla
         FineTune.decide(
             measured("classification/finetune", 2), FineTune.Settings(weights="nowhere.safetensors")
         )
+
+
+def test_a_grey_image_is_seen_by_published_weights_as_a_picture_of_three_colours(
+    measured: Measuring, built: Built, tmp_path: Path
+) -> None:
+    weights = tmp_path / "resnet18.safetensors"
+    method = published(measured, built, weights, colours=3)
+    halves = np.repeat([0.0, 2000.0], 32)[None, :, None].repeat(64, axis=2)  # of no known unit
+    arrays, _ = prepare_inputs([Image(halves, Geometry.plain((64, 64)))], method)
+    arrays["classes"] = np.ones(1, np.float32)
+    learnt = method.sample(arrays, np.random.default_rng(0), whole(method))["image"]
+    answered_ = method.questions(arrays)["image"][0].numpy()
+    for seen in (learnt, answered_):
+        np.testing.assert_allclose(seen[0, 0], (0 - 0.449) / 0.226, atol=1e-4)
+        np.testing.assert_allclose(seen[0, -1], (1 - 0.449) / 0.226, atol=1e-4)
+    assert "ImageNet" in method.stage.normalisation.why["channels.image"]
+    method.gather({"a": {"classes": np.ones(1, np.float32)}})
+    coloured = network_of("resnet18", method.stage.unet, 3, 1)
+    load_published(coloured, weights)
+    own = cast(ResNet, method.modules["network"].eval())
+    grey = torch.from_numpy(answered_)[None]
+    one, two = own.maps(grey), cast(ResNet, coloured.eval()).maps(grey.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
+
+
+def test_weights_of_one_channel_see_images_as_the_plan_orders_them(
+    measured: Measuring, built: Built, tmp_path: Path
+) -> None:
+    method = published(measured, built, tmp_path / "medical.safetensors", colours=1)
+    assert [scheme.scheme for scheme in method.stage.normalisation.channels] == ["zscore"]
+
+
+def test_the_weights_of_a_run_are_left_to_starting_from_it(measured: Measuring, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    checkpoint.save(path, {"network.conv1.weight": torch.zeros(4, 3, 7, 7)}, {})
+    with pytest.raises(BadModel, match=r"belong to a run.*--from"):
+        FineTune.decide(measured("classification/finetune", 2), FineTune.Settings(weights=str(path)))
+
+
+def published(measured: Measuring, built: Built, weights: Path, colours: int) -> FineTune:
+    """A small network, planned for a file of weights that have learnt from so many channels."""
+    fingerprint = measured("classification/finetune", 2)
+    narrow = plain_network([4, 8, 16, 32], ((4, 4), *((2, 2),) * 3), [2, 2, 2, 2])
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        save_file(network_of("resnet18", narrow, colours, 2).state_dict(), weights)
+    settings, _ = FineTune.decide(fingerprint, FineTune.Settings(weights=str(weights)))
+    machine = Machine(device="cpu", name="a test", cores=1, memory_gb=8.0)
+    (stage,) = FineTune.configure(fingerprint, Budget(epochs=1), machine, None, settings)
+    stage = stage.changed(network=narrow)
+    plain = built("classification/finetune", 2)
+    plan = plain.plan.changed(settings=settings.model_dump(), stages=(stage,))
+    return FineTune(plan, stage)
+
+
+def whole(method: Method) -> Request:
+    """The question for a sample of a whole image, as it is."""
+    patch = method.stage.geometry.patch
+    return Request(patch, patch, foreground=False)
 
 
 def test_support_vectors_tell_clusters_apart_and_leave_out_what_is_not_known() -> None:

@@ -97,13 +97,13 @@ class Classifier(Method):
         """Whether classes exclude each other, from how many of them each case has.
 
         Raises:
-            BadModel: The published weights are not there, or of a kind that is not opened.
+            BadModel: The published weights are not there, of a kind that is not opened, or a run's.
         """
         weights = getattr(settings, "weights", None)
         if weights is not None:
-            from isocenter.parts.networks.published import read
+            from isocenter.parts.networks.published import of_colours
 
-            read(Path(weights))
+            of_colours(Path(weights))
         if getattr(settings, "exclusive", None) is not None:
             return settings, {}
         counts = {sum(number > 0 for number in case.components.values()) for case in fingerprint.cases}
@@ -129,11 +129,12 @@ class Classifier(Method):
         cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
     ) -> tuple[Stage, ...]:
         """A stage that sees the whole image; where there is time, several that answer together."""
-        one = whole_image(cls, fingerprint, budget, machine, speed)
+        weights = getattr(settings, "weights", None)
+        one = whole_image(cls, fingerprint, budget, machine, speed, weights=weights)
         count, why = members(one.training, rules.ENOUGH)
         if count == 1:
             return (one,)
-        one = whole_image(cls, fingerprint, budget.share(1 / count), machine, speed)
+        one = whole_image(cls, fingerprint, budget.share(1 / count), machine, speed, weights=weights)
         shared = {**one.geometry.why, "dims": f"{one.geometry.why['dims']} {why}"}
         one = one.changed(geometry=one.geometry.changed(why=shared))
         return (one, *(again(one, number) for number in range(2, count + 1)))
@@ -394,6 +395,7 @@ def whole_image(
     planned: Callable[[rules.Rung, Sequence[tuple[int, ...]]], NetworkPlan] | None = None,
     body: Callable[[NetworkPlan, int, int], nn.Module] | None = None,
     published: int | None = None,
+    weights: str | None = None,
 ) -> Stage:
     """The stage of a classifier, every decision with its reason.
 
@@ -407,6 +409,7 @@ def whole_image(
         planned: A rung as a plan for some strides.
         body: The network of a plan, for a number of channels and of classes.
         published: The longest edge that images have at least, where the stem must be as published.
+        weights: A file of published weights, which say how intensities are brought to order.
     """
     planned, body, rungs = planned or kind.planned, body or kind.body, rungs or kind.rungs
     seen = rules.seen(fingerprint, budget, machine, least=published or 1)
@@ -446,7 +449,8 @@ def whole_image(
         return found.changed(why=_why_network(why, steps))
 
     def made(plan: NetworkPlan, seconds: float) -> Stage:
-        return _stage(geometry, plan, fingerprint, budget, machine, batch, seconds)
+        stage = _stage(geometry, plan, fingerprint, budget, machine, batch, seconds)
+        return stage if weights is None else _as_published(stage, fingerprint, Path(weights))
 
     if not callable(speed) or budget.seconds is None:
         return made(climbed(assumed_speed(machine)), 0.0)
@@ -483,6 +487,16 @@ def _stage(
         augmentation=varied,
         prediction=Prediction.parse({"mirror": varied.mirror, "why": {"mirror": mirrored}}),
     )
+
+
+def _as_published(stage: Stage, fingerprint: Fingerprint, weights: Path) -> Stage:
+    """The stage with intensities as the weights have learnt them; those of no colours take the plan's own."""
+    from isocenter.parts.networks.published import of_colours
+    from isocenter.parts.rules.normalisation import as_imagenet
+
+    if not of_colours(weights):
+        return stage
+    return stage.changed(normalisation=as_imagenet(stage.normalisation, fingerprint))
 
 
 def recipe(budget: Budget, machine: Machine, batch: int, cases: int, seconds: float) -> Training:

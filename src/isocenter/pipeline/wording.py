@@ -242,8 +242,11 @@ def spoken(key: str, value: Any) -> str:
 def _scheme(scheme: ChannelScheme) -> str:
     """How a channel is brought to order, with the numbers that this needs."""
     limits = f"{scheme.low:.4g} to {scheme.high:.4g}"
-    if scheme.scheme == "ct":
-        return f"ct, {limits}, mean {scheme.mean:.4g}, spread {scheme.sd:.4g}"
+    statistics = f"mean {scheme.mean:.4g}, spread {scheme.sd:.4g}"
+    if scheme.scheme in ("ct", "window"):
+        return f"{scheme.scheme}, {limits}, {statistics}"
+    if scheme.scheme == "own_window":
+        return f"own_window, {statistics}"
     return f"unit, {limits}" if scheme.scheme == "unit" else scheme.scheme
 
 

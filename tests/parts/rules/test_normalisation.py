@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from isocenter.parts.rules.normalisation import normalisation, normalise
+from isocenter.parts.rules.normalisation import as_imagenet, normalisation, normalise
 from isocenter.records import Channel, ChannelScheme, Fingerprint, Intensities
 
 
@@ -72,3 +72,42 @@ def test_a_constant_image_becomes_zero(value: float) -> None:
 def test_an_empty_image_stays_empty() -> None:
     scheme = ChannelScheme(channel="image", scheme="zscore")
     assert not normalise(np.zeros((3, 3)), scheme, nonzero=True).any()
+
+
+# ---------------------------------------------------------------------------- weights learnt from ImageNet
+
+
+def test_colours_are_seen_as_imagenets_whatever_their_range() -> None:
+    photo = fingerprint("rgb", maximum=255)
+    photo = photo.changed(
+        channels=tuple(Channel(name=name, modality="rgb") for name in ("red", "green", "blue")),
+        intensities=tuple(
+            photo.intensities[0].changed(channel=name, minimum=0) for name in ("red", "green", "blue")
+        ),
+    )
+    found = as_imagenet(normalisation(photo), photo)
+    pixel = np.array([124.0, 116.0, 104.0])
+    seen = [
+        normalise(value, scheme).item() for value, scheme in zip(pixel[:, None], found.channels, strict=True)
+    ]
+    torchvisions = (pixel / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(seen, torchvisions, atol=1e-5)
+    assert found.why["channels.green"].startswith("The published weights have learnt from ImageNet's colours")
+
+
+def test_ct_numbers_become_zero_to_one_within_their_window_before_imagenets_scale() -> None:
+    ct = fingerprint("ct")
+    found = as_imagenet(normalisation(ct), ct)
+    seen = normalise(np.array([-1000.0, -100.0, 50.0, 200.0, 900.0]), found.channels[0])
+    np.testing.assert_allclose(seen, (np.array([0, 0, 0.5, 1, 1]) - 0.449) / 0.226, atol=1e-5)
+
+
+def test_images_without_a_common_scale_become_zero_to_one_each_by_its_own_range() -> None:
+    mri = fingerprint("mri", crop_share=0.5)
+    found = as_imagenet(normalisation(mri), mri)
+    values = np.array([0.0] * 500 + list(np.linspace(1000, 2000, 401)))
+    for scale in (1, 7):
+        seen = normalise(scale * values, found.channels[0], nonzero=found.nonzero)
+        assert seen[0] == pytest.approx((0 - 0.449) / 0.226, abs=1e-4)
+        assert seen[500 + 200] == pytest.approx((0.5 - 0.449) / 0.226, abs=1e-4)
+        assert seen.max() == pytest.approx((1 - 0.449) / 0.226, abs=1e-4)

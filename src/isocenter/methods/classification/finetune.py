@@ -8,8 +8,10 @@
 
 Published weights of torchvision, timm or MedicalNet are given as `settings.weights`, a `.safetensors` file; a
 network of volumes may start from one of pictures. Images then are at least `LEAST` voxels long, and the stem
-is as published. Any trained model can be given with `--from` instead. Without either, nothing has been learnt
-elsewhere: `deep` then has one rate for all, and the others show what random features are worth.
+is as published; where weights have learnt from colours, intensities are brought to order as ImageNet's. Any
+trained model can be given with `--from` instead, whose own order of intensities stays. Without either,
+nothing has been learnt elsewhere: `deep` then has one rate for all, and the others show what random features
+are worth.
 """
 
 from __future__ import annotations
@@ -139,6 +141,7 @@ class FineTune(Classifier):
             planned=planned_densenet if name.startswith("densenet") else planned_resnet,
             body=lambda plan, channels, outputs: network_of(name, plan, channels, outputs),
             published=LEAST if settings.weights is not None else None,
+            weights=settings.weights,
         )
         return (stage,)
 

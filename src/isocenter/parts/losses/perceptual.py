@@ -17,14 +17,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from isocenter.parts.rules.normalisation import IMAGENET_MEAN, IMAGENET_SD
+
 VGG19 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512, 512, 512, 512)
 """Features of each convolution; 0 is a max-pooling."""
 
 SEED = 19
 NARROWED = 4
 """An encoder of random weights has so many times fewer features: their number is not what counts."""
-
-_MEAN, _SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Encoder(nn.Module):
@@ -60,8 +60,8 @@ class Encoder(nn.Module):
             from isocenter.parts.networks.published import load_published
 
             load_published(self, weights)
-        self.register_buffer("_mean", torch.tensor(_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("_sd", torch.tensor(_SD).view(1, 3, 1, 1))
+        self.register_buffer("_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("_sd", torch.tensor(IMAGENET_SD).view(1, 3, 1, 1))
         self.requires_grad_(False)
         self.eval()
 

@@ -22,6 +22,8 @@ from isocenter.errors import BadModel
 _WRAPPERS = re.compile(r"^(module|model|network|backbone|encoder|densenet\d*|resnet\d*|net)\.")
 """What programs put before names when they wrap a network."""
 
+_STEMS = ("conv1.weight", "features.conv0.weight", "features.0.weight")
+"""First convolutions of ResNets, DenseNets and VGGs."""
 _HEADS = ("classifier", "fc", "head")
 _RULES = (
     (re.compile(r"\.(norm|conv)\.([12])\."), r".\1\2."),  # the first published DenseNets: `norm.1`
@@ -82,6 +84,24 @@ def read(path: Path) -> Mapping[str, Tensor]:
         raise BadModel("there are no weights here.", where=path, cure="Check the path.") from error
     except (SafetensorError, OSError, ValueError, json.JSONDecodeError) as error:
         raise BadModel("this is not a whole safetensors file.", where=path, cure=CURE) from error
+
+
+def of_colours(path: Path) -> bool:
+    """Whether weights have learnt from flat pictures of three colours, as ImageNet's are.
+
+    Raises:
+        BadModel: The file is absent, a pickle or damaged, or has been learnt by this program.
+    """
+    given = {named(key): tensor for key, tensor in read(path).items()}
+    with safe_open(path, framework="pt") as file:
+        if "isocenter" in (file.metadata() or {}):
+            raise BadModel(
+                "these weights belong to a run, whose plan says how their images were brought to order.",
+                where=path,
+                cure="Start from the run's folder with --from instead.",
+            )
+    shapes = [given[name].shape for name in _STEMS if name in given]
+    return any(len(shape) == 4 and shape[1] == 3 for shape in shapes)
 
 
 def named(key: str) -> str | None:

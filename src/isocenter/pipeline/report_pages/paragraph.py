@@ -384,6 +384,10 @@ def _intensities(stage: Stage) -> str:
         "zscore": "each image's intensities were scaled to zero mean and unit standard deviation",
         "unit": "intensities were scaled to the range 0 to 1",
         "none": "intensities were left as they are",
+        "window": "a fixed range of intensities was scaled to 0 to 1, then by ImageNet's mean and standard "
+        "deviation",
+        "own_window": "each image's own range of intensities was scaled to 0 to 1, then by ImageNet's mean "
+        "and standard deviation",
     }
     return " and ".join(words[scheme] for scheme in sorted(schemes))
 
