@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import isocenter
@@ -26,6 +27,7 @@ from isocenter.errors import (
     Unanswered,
     UnreadableFile,
 )
+from isocenter.pipeline import compare as compare_stage
 from isocenter.pipeline import progress
 from isocenter.records import Budget, CaseScore, Interval, Scores
 
@@ -120,6 +122,84 @@ def test_bad_usage_ends_with_one_clear_paragraph(words: list[str], said: str, ca
 def test_an_absent_dataset_is_an_error_that_names_it(tmp_path: Path, capsys: Capture) -> None:
     assert cli.main(["check", str(tmp_path / "nowhere")]) == 2
     assert str(tmp_path / "nowhere") in capsys.readouterr().err
+
+
+def a_dataset_of_boxes(root: Path, *, labels: bool = False) -> Path:
+    from isocenter import images
+    from isocenter.images.geometry import Geometry
+
+    rng = np.random.default_rng(0)
+    for name in "abcdef":
+        for folder in ("images", *(("labels",) if labels else ())):
+            plane = rng.integers(0, 200, (40, 40)) if folder == "images" else np.eye(40)
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            images.write(
+                plane.astype(np.uint8)[None], root / folder / f"{name}.png", Geometry.plain((40, 40))
+            )
+    rows = [f"{name},cell,3,4,{20 + place},22" for place, name in enumerate("abcdef")]
+    (root / "boxes.csv").write_text(
+        "\n".join(["case,label,x_min,y_min,x_max,y_max", *rows]), encoding="utf-8"
+    )
+    return root
+
+
+def test_where_files_make_the_task_plain_no_command_needs_to_be_told(tmp_path: Path, capsys: Capture) -> None:
+    data = a_dataset_of_boxes(tmp_path / "data")
+    assert cli.main(["plan", str(data), "--json", "--budget", "1 epoch", "--device", "cpu"]) == 0
+    assert json.loads(capsys.readouterr().out)["task"] == "detection"
+    for truths in (data, data / "boxes.csv"):
+        out = str(tmp_path / "out")
+        assert cli.main(["evaluate", str(data / "boxes.csv"), str(truths), "--out", out, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["task"] == "detection"
+    same = tmp_path / "other.csv"
+    same.write_bytes((data / "boxes.csv").read_bytes())
+    words = ["--methods", f"{data / 'boxes.csv'},{same}", "--out", str(tmp_path / "compared"), "--json"]
+    assert cli.main(["compare", str(data), *words]) == 0
+    assert json.loads(capsys.readouterr().out)["task"] == "detection"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check", "DATA"],
+        ["plan", "DATA"],
+        ["train", "DATA", "--out", "OUT"],
+        ["evaluate", "DATA/boxes.csv", "DATA", "--out", "OUT"],
+        ["compare", "DATA", "--methods", "DATA/boxes.csv,DATA/labels", "--out", "OUT"],
+        ["study", "sample_size", "DATA", "--out", "OUT"],
+    ],
+)
+def test_where_files_speak_of_several_tasks_every_command_lists_them(
+    words: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    data = a_dataset_of_boxes(tmp_path / "data", labels=True)
+    out = tmp_path / "out"
+    filled = [word.replace("DATA", str(data)).replace("OUT", str(out)) for word in words]
+    assert cli.main(filled) == 2
+    told = capsys.readouterr().err
+    assert "detection (boxes.csv); segmentation (images/ beside labels/)" in told
+    assert "Say --task detection or --task segmentation" in told
+    assert not out.exists()
+
+
+def test_methods_and_runs_say_what_is_asked(tmp_path: Path, capsys: Capture) -> None:
+    data = str(a_dataset_of_boxes(tmp_path / "data", labels=True))
+    run = str(tmp_path / "run")
+    head = ["--budget", "1 epoch", "--device", "cpu"]
+    assert cli.main(["plan", data, "--method", "detection/retinanet", "--out", run, *head]) == 0
+    # The plan in --out is asked for: the run stops at --set, not at the data.
+    assert cli.main(["train", data, "--out", run, "--set", "training.batch=7"]) == 2
+    assert "training.batch is" in capsys.readouterr().err
+    twice = "detection/retinanet,other=detection/retinanet,third=segmentation/unet"
+    assert cli.main(["compare", data, "--methods", twice, "--out", str(tmp_path / "x")]) == 2
+    assert "'segmentation/unet' answers 'segmentation'" in capsys.readouterr().err
+    asked = compare_stage.asked(Path(data), ["detection/retinanet", run], None, 1)
+    assert (asked.task, asked.layout) == ("detection", "tables")
+    words = ["plan", data, "--method", "detection/retinanet", "--task", "segmentation"]
+    assert cli.main(words) == 2
+    assert "answers 'detection', but 'segmentation' is asked for" in capsys.readouterr().err
+    assert cli.main(["check", data, "--task", "detecton"]) == 2
+    assert "Did you mean 'detection'?" in capsys.readouterr().err
 
 
 def test_a_budget_that_is_none_is_refused_before_anything_is_measured(

@@ -34,10 +34,15 @@ def open(data: str | Path, *, task: str | None = None) -> Dataset:  # noqa: A001
         task: The question to be asked of the images, where the dataset does not say it.
 
     Raises:
-        BadDataset: No layout fits, or the dataset contradicts itself.
+        BadDataset: No layout fits, the files speak of several tasks, or the dataset contradicts itself.
+        BadPlan: There is no such task.
     """
+    from isocenter.errors import BadPlan, suggestion
     from isocenter.images.layouts import open_dataset
+    from isocenter.tasks import names
 
+    if task is not None and task not in names():
+        raise BadPlan(f"there is no task '{task}'.", cure=suggestion(task, names()))
     return open_dataset(Path(data), task)
 
 
@@ -141,7 +146,7 @@ def train(
     from isocenter.pipeline import train as stage
 
     return stage.train(
-        _dataset(data, task, method),
+        _dataset(data, task, method, [Path(out), *([] if start is None else [Path(start)])]),
         Path(out),
         method=method,
         budget=budget,
@@ -286,7 +291,7 @@ def evaluate(
         answers: A folder of answers, matched to the truths by file name, or one file that names its cases.
         truths: A folder of truths, a dataset, or one file that names its cases.
         out: The folder for `scores.json`.
-        task: What the files answer; by default what the dataset asks, or segmentation.
+        task: What the files answer; by default what the truths ask, or segmentation.
         missing: Refuse truths without an answer, or judge these as empty answers.
         consensus: `truths` holds a folder for each of several raters: how they become one truth.
         workers: Processes that judge cases side by side; by default one for each core, or a single one for
@@ -372,12 +377,30 @@ def load(model: str | Path, *, device: str = "auto") -> Model:
     return stage.load(Path(model), device=device)
 
 
-def _dataset(data: str | Path | Dataset, task: str | None, method: str | None = None) -> Dataset:
-    """The opened dataset; who names a method has said what is asked."""
+def _dataset(
+    data: str | Path | Dataset, task: str | None, method: str | None = None, runs: Sequence[Path] = ()
+) -> Dataset:
+    """The opened dataset; who names a method, or a run to go on with or start from, has said what is asked.
+
+    Raises:
+        BadPlan: The method answers another task.
+    """
     if not isinstance(data, str | Path):
         return data
-    if task is None and method is not None:
+    if method is not None:
+        from isocenter.errors import BadPlan
         from isocenter.methods import task_of
 
-        task = task_of(method)
+        answered = task_of(method)
+        if task not in (None, answered):
+            raise BadPlan(
+                f"the method '{method}' answers '{answered}', but '{task}' is asked for.",
+                cure="Choose another method, or leave --task out.",
+            )
+        task = answered
+    planned = next((run for run in runs if (run / "plan.json").is_file()), None)
+    if task is None and planned is not None:
+        from isocenter.pipeline.run import Run
+
+        task = Run(planned).plan.task
     return open(data, task=task)

@@ -58,7 +58,12 @@ class Answer:
 #: Arguments and options that several commands share, each explained once.
 Data = Annotated[Path, Parameter(help="A dataset: a folder, its `dataset.json`, or a CSV manifest.")]
 Run = Annotated[Path, Parameter(help="The folder of a run, or of a model.")]
-Task = Annotated[str | None, Parameter(help="What is asked of the images, where the files do not say it.")]
+Task = Annotated[
+    str | None,
+    Parameter(
+        help="What is asked of the images, where neither files nor methods say it, such as `detection`."
+    ),
+]
 Workers = Annotated[
     int | None,
     Parameter(
@@ -371,7 +376,7 @@ def evaluate(
     out: Annotated[Path, Parameter(help="The folder for `scores.json` and `scores.csv`.")],
     task: Annotated[
         str | None,
-        Parameter(help="What the files answer; by default what the dataset asks, or segmentation."),
+        Parameter(help="What the files answer; by default what the truths ask, or segmentation."),
     ] = None,
     missing: Annotated[
         Literal["refuse", "empty"],

@@ -60,8 +60,29 @@ def test_the_task_chooses_between_a_table_and_labels(tmp_path: Path) -> None:
     a_table(tmp_path, "boxes.csv", BOXES, "a", "b")
     for name in "ab":
         picture(tmp_path / "labels" / f"{name}.png", np.eye(6, 8, dtype=np.uint8))
-    assert open_dataset(tmp_path).layout == "folders"
+    assert open_dataset(tmp_path, task="segmentation").layout == "folders"
     assert open_dataset(tmp_path, task="detection").layout == "tables"
+    with pytest.raises(BadDataset, match=r"detection \(boxes.csv\); segmentation \(images/ beside labels/\)"):
+        open_dataset(tmp_path)
+    (tmp_path / "isocenter.json").write_text('{"task": "detection"}', encoding="utf-8")
+    assert open_dataset(tmp_path).layout == "tables"
+
+
+def test_tables_of_two_kinds_are_told_apart_by_the_task_alone(tmp_path: Path) -> None:
+    a_table(tmp_path, "boxes.csv", BOXES, "a", "b")
+    (tmp_path / "points.csv").write_text("case,x,y\na,1,2\n", encoding="utf-8")
+    with pytest.raises(BadDataset, match=r"Say --task (counting|detection) or --task (counting|detection)"):
+        open_dataset(tmp_path)
+    assert open_dataset(tmp_path, task="counting").cases[0].truth == {"points": "points.csv"}
+    assert open_dataset(tmp_path, task="detection").cases[0].truth == {"boxes": "boxes.csv"}
+
+
+def test_labels_and_targets_beside_the_same_images_are_told_apart_by_the_task_alone(tmp_path: Path) -> None:
+    for folder in ("images", "labels", "targets"):
+        picture(tmp_path / folder / "a.png", np.eye(6, 8, dtype=np.uint8))
+    with pytest.raises(BadDataset, match="Say --task segmentation or --task restoration"):
+        open_dataset(tmp_path)
+    assert open_dataset(tmp_path, task="restoration").layout == "targets"
 
 
 def test_coco_numbers_and_names_are_kept(tmp_path: Path) -> None:

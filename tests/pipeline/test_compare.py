@@ -196,7 +196,7 @@ def test_runs_that_were_asked_something_else_are_refused(
     ):
         (other / "plan.json").write_text(json.dumps({**plan, **change}), encoding="utf-8")
         with pytest.raises(BadPlan, match=said):
-            compared(blobs, tmp_path / "out", other, answers)
+            compared(blobs, tmp_path / "out", other, answers, task="segmentation")
     (other / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     with pytest.raises(BadModel, match="no scores yet"):
         compared(blobs, tmp_path / "out", other, answers)

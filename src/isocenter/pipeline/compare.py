@@ -117,9 +117,13 @@ def compare(dataset: Dataset, words: Sequence[str], out: Path, terms: Terms = Te
 def asked(data: Path, words: Sequence[str], task: str | None, workers: int | None) -> Dataset:
     """What is asked: a dataset's questions or, where only answers are compared, those of files of truths.
 
+    Where nobody names the task, the methods and runs that are compared do.
+
     Raises:
         BadDataset: It is neither.
+        BadPlan: The contestants answer different tasks.
     """
+    task = task or contestants.answered_task(words)
     try:
         return layouts.open_dataset(data, task)
     except BadDataset:

@@ -77,6 +77,27 @@ def entrants(words: Sequence[str], task: str) -> tuple[Entrant, ...]:
     return found
 
 
+def answered_task(words: Sequence[str]) -> str | None:
+    """The task that the methods and runs among the contestants answer; None where there is neither.
+
+    Raises:
+        BadPlan: They answer different ones.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        source = _parted(word.strip())[1]
+        if (Path(source) / "plan.json").is_file():
+            found.setdefault(Run(Path(source)).plan.task, source)
+        elif source.endswith(".py") or source in methods.catalogue():
+            found.setdefault(methods.task_of(source), source)
+    if len(found) > 1:
+        told = ", ".join(f"'{source}' answers '{task}'" for task, source in found.items())
+        raise BadPlan(
+            f"the contestants answer different tasks: {told}.", cure="Compare what answers one question."
+        )
+    return next(iter(found), None)
+
+
 def refuse_unlike(standing: Sequence[Entrant], task: str) -> None:
     """Where sets are judged, who makes images out of nothing is not compared with who changes given ones.
 

@@ -250,7 +250,7 @@ def _of_one_file(truths: Path, task: str | None) -> Dataset | None:
     """The cases of one file of truths; None where it is no such file."""
     if not truths.is_file():
         return None
-    judge = tasks.load(task or _DEFAULT)
+    judge = tasks.load(task or tables.task_of(truths) or _DEFAULT)
     cases = judge.several(truths)
     if cases is None:
         return None
@@ -270,7 +270,7 @@ def _is_dataset(truths: Path, task: str | None) -> bool:
     if truths.is_file() or any((truths / marker).is_file() for marker in markers):
         return True
     if task is None:
-        return False
+        return layouts.says_itself(truths)
     judge = tasks.load(task)
     told_by_one_file = judge.pictured and len(judge.inputs) == 1  # several images make no truth by name alone
     return not told_by_one_file and layouts.recognises(truths, task)
@@ -279,7 +279,13 @@ def _is_dataset(truths: Path, task: str | None) -> bool:
 def _opened(truths: Path, task: str | None) -> Dataset | None:
     """The dataset that the truths are, or are a folder of."""
     if _is_dataset(truths, task):
-        return layouts.open_dataset(truths, task=task)
+        try:
+            return layouts.open_dataset(truths, task=task)
+        except BadDataset as error:
+            if task is not None or not truths.is_file():
+                raise
+            cure = f"{error.cure} If it is a file of truths, say what they answer with --task."
+            raise BadDataset(error.what, where=error.where, cure=cure.strip()) from error
     above = truths.resolve().parent
     if not (above / "dataset.json").is_file():
         return None

@@ -41,6 +41,7 @@ from isocenter.images.layouts.draft import (
     Draft,
     channel,
     label_files,
+    refuse_ambiguous,
 )
 from isocenter.images.layouts.labels import inferred, renumbered
 from isocenter.images.layouts.listing import unreadable
@@ -61,6 +62,7 @@ __all__ = [
     "read_target",
     "read_truth",
     "recognises",
+    "says_itself",
 ]
 
 _LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Declaration], Draft]], ...] = (
@@ -87,6 +89,9 @@ _ABOUT_CLASSES: tuple[tuple[Callable[[Path], bool], Callable[[Path, Declaration]
 )
 """What is looked for first where the question is about classes."""
 
+_UNSAID = (folders.read, tables.read, plain.read_targets)
+"""Layouts whose files may lie beside those of another of them; all others say themselves what they are."""
+
 Read = Callable[[Sequence[str]], Image]
 """Makes one input of its files, one a channel."""
 
@@ -104,10 +109,11 @@ def open_dataset(path: str | Path, task: str | None = None) -> Dataset:
 
     Args:
         path: The dataset's folder, or its `dataset.json`, manifest or `isocenter.json`.
-        task: The question to be asked; by default the one declared, else `segmentation`.
+        task: The question to be asked; by default the one declared, else the one that the files make plain;
+            label images alone are for `segmentation`.
 
     Raises:
-        BadDataset: No layout fits, or the description contradicts itself.
+        BadDataset: No layout fits, the files speak of several tasks, or the description contradicts itself.
         UnreadableFile: A file that had to be looked into cannot be read.
     """
     root, said, file = _place(Path(path))
@@ -145,6 +151,11 @@ def recognises(path: Path, task: str | None = None) -> bool:
         return True
     layouts = (*(_ABOUT_CLASSES if task == "classification" else ()), *_LAYOUTS)
     return any(recognises(path) for recognises, _ in layouts)
+
+
+def says_itself(root: Path) -> bool:
+    """Whether a folder holds images with their truths, so that nobody need say what is asked of it."""
+    return manifest.recognises(root) or bags.recognises(root) or bool(_candidates(root))
 
 
 def read_image(
@@ -266,10 +277,15 @@ def _draft(root: Path, said: Declaration, file: Path | None) -> Draft:
         return (archives.read if file.suffix.lower() == ARCHIVE else manifest.read)(root, said, file)
     if asked in tables.SERVES and tables.recognises(root, asked):
         return tables.read(root, said, asked)
+    if asked in plain.ASKED_TARGETS and plain.recognises_targets(root) and not manifest.recognises(root):
+        return plain.read_targets(root, said)
     for recognises, read in (*(_ABOUT_CLASSES if asked == "classification" else ()), *_LAYOUTS):
         if recognises(root):
+            if asked is None and read in _UNSAID:
+                refuse_ambiguous(root, _candidates(root))
             return read(root, said)
-    if asked in plain.ASKED_ALONE and plain.recognises_alone(root):
+    alone = asked in (None, *plain.ASKED_ALONE) and plain.recognises_alone(root)
+    if alone and asked is not None:
         return plain.read_alone(root, said)
     raise BadDataset(
         "no known layout of a dataset.",
@@ -277,8 +293,18 @@ def _draft(root: Path, said: Declaration, file: Path | None) -> Draft:
         cure="Known are nnU-Net and MSD (dataset.json), BIDS with derivatives, a CSV manifest with columns "
         "image and label or fixed and moving, images/ beside labels/, a folder for each case or for each "
         "class, a MedMNIST archive, images/ beside a table of boxes, slices or points, images/ beside "
-        "targets/, and a table of bags or slides.",
+        "targets/, and a table of bags or slides." + (f" {plain.SAY_TASK}" if alone else ""),
     )
+
+
+def _candidates(root: Path) -> dict[str, str]:
+    """What may be asked of a folder that does not say it, with the files that speak for it."""
+    found = {tables.TASKS[kind]: path.name for kind, path in reversed(tables.kinds(root).items())}
+    if (pair := folders.pair(root)) is not None:
+        found["segmentation"] = f"{pair[0]}/ beside {pair[1]}/"
+    if (pair := plain.pair(root)) is not None:
+        found["restoration"] = f"{pair[0]}/ beside {pair[1]}/"
+    return found
 
 
 def _as_files_say(draft: Draft, known: tuple[Channel, ...]) -> tuple[Channel, ...]:

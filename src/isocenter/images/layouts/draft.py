@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -150,3 +151,23 @@ def _fit(identity: str, where: object) -> str:
             cure="Rename it: no slash, no line break or other control character, no leading dot.",
         )
     return identity
+
+
+def refuse_ambiguous(where: Path, candidates: Mapping[str, str]) -> None:
+    """Where nobody says what is asked, the files must make it plain.
+
+    Args:
+        where: The folder or the manifest.
+        candidates: Each task that could be meant, with what speaks for it.
+
+    Raises:
+        BadDataset: There are several.
+    """
+    if len(candidates) < 2:
+        return
+    listed = "; ".join(f"{task} ({why})" for task, why in candidates.items())
+    raise BadDataset(
+        f"several tasks could be meant: {listed}.",
+        where=where,
+        cure=f"Say --task {' or --task '.join(candidates)}, or write 'task' into isocenter.json.",
+    )

@@ -43,6 +43,11 @@ def recognises(root: Path) -> bool:
     return next(_pairs(root), None) is not None or bool(_together(root))
 
 
+def pair(root: Path) -> tuple[str, str] | None:
+    """The first folders of images and labels that lie side by side."""
+    return next(((inputs, truths) for inputs, truths, _ in _pairs(root)), None)
+
+
 def read(root: Path, said: Declaration) -> Draft:
     """The dataset in paired folders. Images without a label, and labels without an image, are left out.
 

@@ -128,8 +128,8 @@ def inferred(draft: Draft, *, numbered: bool = False) -> tuple[tuple[Label, ...]
         raise BadDataset(
             f"the label files hold {len(every)} different values, {some([str(v) for v in every])}.",
             where=draft.root,
-            cure="Name the labels in a dataset.json or isocenter.json; if they number objects, write "
-            '{"objects": "nucleus"} there.',
+            cure="Name the labels in a dataset.json or isocenter.json; if they number objects, "
+            'write {"objects": "nucleus"} there, or say --task instances, detection or counting.',
         )
     if min(every) < 0:
         raise BadDataset(f"the label files hold {min(every)}.", where=draft.root, cure="Values start at 0.")

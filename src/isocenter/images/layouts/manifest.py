@@ -29,9 +29,18 @@ from isocenter.errors import BadDataset, suggestion
 from isocenter.images.formats.delimited import decoded, table
 from isocenter.images.layouts import classes
 from isocenter.images.layouts.declaration import Declaration
-from isocenter.images.layouts.draft import ANATOMY, FIXED, MOVING, TRUTH, Draft, case, channels
+from isocenter.images.layouts.draft import (
+    ANATOMY,
+    FIXED,
+    MOVING,
+    TRUTH,
+    Draft,
+    case,
+    channels,
+    refuse_ambiguous,
+)
 from isocenter.images.layouts.listing import confined, entries, folders, names_of, some, sources
-from isocenter.images.layouts.plain import ASKED_TARGETS, TARGET
+from isocenter.images.layouts.plain import ASKED_TARGETS, SAY_TASK, TARGET
 from isocenter.images.sources import stem, suffix
 from isocenter.records import Case, Label
 
@@ -97,7 +106,7 @@ def read(root: Path, said: Declaration, path: Path | None = None) -> Draft:
         raise _missing("image", header, path)
     truth = _truth(root, header, rows, path, said.task)
     if truth is None and said.task in (None, "segmentation"):
-        raise _missing("label", header, path)
+        raise _without_truth(header, path, said.task)
     names = list(columns.values())
     return Draft(
         name=_title(root, path),
@@ -213,7 +222,13 @@ class _Truth:
 def _truth(
     root: Path, header: list[str], rows: list[Mapping[str, str]], path: Path, asked: str | None
 ) -> _Truth | None:
-    """The truths of a manifest's cases: label files, other images, or classes; None where it tells none."""
+    """The truths of a manifest's cases: label files, other images, or classes; None where it tells none.
+
+    Raises:
+        BadDataset: Nobody says what is asked, and its columns tell of several.
+    """
+    if asked is None:
+        refuse_ambiguous(path, _candidates(root, header, rows))
     label = column(header, LABEL)
     targeted = asked in ASKED_TARGETS or (asked is None and label is None)
     if targeted and TARGET in header and _name_files(root, rows, TARGET):
@@ -231,6 +246,14 @@ def _truth(
         said = classes.of_columns(yes, rows, path)
         return _Truth(said.truths, None, said.labels, "classification")
     return None
+
+
+def _candidates(root: Path, header: list[str], rows: list[Mapping[str, str]]) -> dict[str, str]:
+    """What may be asked of a manifest's cases, with the column that speaks for it."""
+    named = [name for name in (*LABEL, TARGET) if name in header and _name_files(root, rows, name)]
+    words = [name for name in (*classes.ONE, *classes.ANY) if name in header and name not in named]
+    found = {"restoration" if name == TARGET else "segmentation": f"column '{name}'" for name in named}
+    return {**found, **({"classification": f"column '{words[0]}'"} if words else {})}
 
 
 def _named_by(
@@ -352,3 +375,9 @@ def _missing(name: str, header: list[str], path: Path) -> BadDataset:
     return BadDataset(
         f"there is no column '{name}'.", where=path, cure=f"Rename or add it. {suggestion(name, header)}"
     )
+
+
+def _without_truth(header: list[str], path: Path, asked: str | None) -> BadDataset:
+    """What is missing of a manifest that names images alone; some tasks are asked about such."""
+    fault = _missing("label", header, path)
+    return fault if asked else BadDataset(fault.what, where=path, cure=f"{fault.cure} {SAY_TASK}")

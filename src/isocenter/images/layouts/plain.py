@@ -25,6 +25,8 @@ TARGET = "target"
 ASKED_ALONE = ("generation", "anomaly", "restoration")
 """Tasks that can be asked about images without any truth."""
 
+SAY_TASK = f"For images alone, say {' or '.join(f'--task {task}' for task in ASKED_ALONE)}."
+
 ASKED_TARGETS = ("restoration", "generation")
 """Tasks whose truth may be another image."""
 
@@ -42,7 +44,12 @@ _ALONE = ("images", "imagestr", "image", "imgs")
 
 def recognises_targets(root: Path) -> bool:
     """Whether images and other images of the same names lie in folders side by side."""
-    return next(_paired(root), None) is not None
+    return pair(root) is not None
+
+
+def pair(root: Path) -> tuple[str, str] | None:
+    """The first folders of images and of what is wanted of them that lie side by side."""
+    return next(((inputs, targets) for inputs, targets, _ in _paired(root)), None)
 
 
 def read_targets(root: Path, said: Declaration) -> Draft:

@@ -50,6 +50,7 @@ _NAMES = {
     SLICES: ("slices.csv", "slices.tsv"),
     POINTS: ("points.csv", "points.tsv"),
 }
+TABLES = (".csv", ".tsv")
 _FOLDERS = ("images", "imagestr", "image", "imgs")
 
 
@@ -66,6 +67,20 @@ class _Part:
 def recognises(root: Path, task: str | None = None) -> bool:
     """Whether the folder has images and a table about them, one that answers `task` if that is given."""
     return next(_parts(root, task), None) is not None
+
+
+def kinds(root: Path) -> dict[str, Path]:
+    """The first table of each kind that lies beside images, here or in the first split that has any.
+
+    Raises:
+        BadDataset: Two tables of one kind lie side by side.
+    """
+    names = folders(root)
+    for place in (".", *(names[name] for name in SPLITS if name in names)):
+        parts = (_part_of(root, place, kind, None) for kind in _NAMES)
+        if found := {part.kind: part.table for part in parts if part is not None}:
+            return found
+    return {}
 
 
 def read(root: Path, said: Declaration, task: str | None = None) -> Draft:
@@ -109,20 +124,38 @@ def _parts(root: Path, task: str | None) -> Iterator[_Part]:
             yield part
 
 
+def task_of(path: Path) -> str | None:
+    """What a single file is an answer to, or the truth of, as its columns say; None where they do not."""
+    if boxes.is_coco(path):
+        return TASKS[COCO]
+    if path.suffix.lower() not in TABLES:
+        return None
+    header, _ = table(path, empty=True)
+    if boxes.is_slices(header):
+        return TASKS[SLICES]
+    if boxes.is_boxes(header):
+        return TASKS[BOXES]
+    placed = {"x", "y"} <= set(header) and column(header, boxes.CASES) is not None
+    return TASKS[POINTS] if placed else None
+
+
 def _part(root: Path, place: str, task: str | None, split: str | None) -> _Part | None:
-    """The images and the table of one folder."""
+    """The images and the table of one folder: the first kind that answers the task."""
+    served = SERVES.get(task or "", tuple(_NAMES)) if task in (None, *SERVES) else ()
+    return next((part for kind in served if (part := _part_of(root, place, kind, split))), None)
+
+
+def _part_of(root: Path, place: str, kind: str, split: str | None) -> _Part | None:
+    """The images of one folder and its table of a kind."""
     below = folders(root / place)
     inner = next((below[name] for name in _FOLDERS if name in below), None)
-    for kind in SERVES.get(task or "", tuple(_NAMES)) if task in (None, *SERVES) else ():
-        found = _table(root / place, kind)
-        if found is None and kind == COCO and "annotations" in below:
-            found = _table(root / place / below["annotations"], kind)
-        if found is None:
-            continue
-        if inner is not None:
-            return _Part(f"{place}/{inner}" if place != "." else inner, found, kind, split)
-        if kind == COCO and sources(root, place, series=False):
-            return _Part(place, found, kind, split)
+    found = _table(root / place, kind)
+    if found is None and kind == COCO and "annotations" in below:
+        found = _table(root / place / below["annotations"], kind)
+    if found is not None and inner is not None:
+        return _Part(f"{place}/{inner}" if place != "." else inner, found, kind, split)
+    if found is not None and kind == COCO and sources(root, place, series=False):
+        return _Part(place, found, kind, split)
     return None
 
 
@@ -147,7 +180,7 @@ def _fits(path: Path, kind: str) -> bool:
         header, _ = table(path, empty=True)
     except IsocenterError:
         return not path.stem.lower().startswith("annotations")
-    return kind != BOXES or boxes.is_boxes(header)
+    return kind != BOXES or boxes.is_boxes(header) or path.stem.lower() == BOXES
 
 
 def _cases(root: Path, part: _Part) -> list[Case]:
