@@ -13,14 +13,14 @@ from typing import Any, Protocol, runtime_checkable
 
 from isocenter import files, methods, tasks
 from isocenter.errors import BadPlan, RunFailed
-from isocenter.images.layouts import open_dataset
+from isocenter.images.layouts import open_dataset, read_inputs
 from isocenter.pipeline import contestants, progress
 from isocenter.pipeline import plan as planning
 from isocenter.pipeline.contestants import Entrant
 from isocenter.pipeline.follow import follow, refuse_other_wishes
 from isocenter.pipeline.run import Run
 from isocenter.pipeline.train import train
-from isocenter.records import Budget, Case, Dataset, Scores
+from isocenter.records import Budget, Case, CaseScore, Dataset, Scores
 from isocenter.studies import catalogue, findings, load
 from isocenter.studies.findings import Findings, Finished, Made, Terms
 from isocenter.tasks.task import Picture
@@ -71,6 +71,8 @@ class Point:
         method: A key of the catalogue, or a file.
         folds: Which folds are trained; None for all.
         changes: Of the plan, by dotted key.
+        answers: The name of an earlier point, whose networks answer the held-out cases as this point's
+            dataset has them; nothing is trained then.
     """
 
     series: str
@@ -79,11 +81,17 @@ class Point:
     method: str
     folds: tuple[int, ...] | None = (0,)
     changes: Mapping[str, Any] = field(default_factory=dict)
+    answers: str = ""
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        return f"{self.series}_{self.place}" if self.place else self.series
+        return f"{self.series}_{self.place.replace(' ', '_')}" if self.place else self.series
+
+    @property
+    def trained(self) -> str:
+        """The name of the point whose networks answer."""
+        return self.answers or self.name
 
 
 class Study(Protocol):
@@ -166,12 +174,12 @@ def conduct(
     shown = wanted.changed(measure=wanted.measure or study.measure)
     finished: list[Finished] = []
     for number, point in enumerate(points, start=1):
-        run = out / point.name
+        run = out / point.trained
         if not (run / "scores.json").is_file():
             progress.say(f"Point {number} of {len(points)}: {point.name}")
             _train(point, run, budget, wishes.seed, machine)
-        runs = [out / each.name for each in points[:number]]
-        finished.append(_finished(point, run, machine))
+        runs = [out / each.trained for each in points[:number]]
+        finished.append(_finished(point, out, machine))
         contestants.refuse_other_content(runs, [row.case for row in finished[0].contestant.cases])
         found = findings.found(name, catalogue()[name], dataset, study.across, shown, finished)
         found = found.changed(said=(*study.conclude(found), *findings.unequal(found)), expected=len(points))
@@ -280,9 +288,10 @@ def _train(point: Point, run: Path, budget: Budget, seed: int, machine: Machine)
     )
 
 
-def _finished(point: Point, folder: Path, machine: Machine) -> Finished:
+def _finished(point: Point, out: Path, machine: Machine) -> Finished:
     """A trained point with its scores and costs, judged once, and how its own plan says it was made."""
-    path, plan = folder / "point.json", Run(folder).plan
+    path, folder = out / point.name / "point.json", out / point.trained
+    plan = Run(folder).plan
     terms = Made(
         budget=plan.budget,
         seed=plan.seed,
@@ -294,7 +303,10 @@ def _finished(point: Point, folder: Path, machine: Machine) -> Finished:
     if path.is_file():
         return Finished.load(path).changed(made=terms)
     entrant = Entrant(point.name, "method", point.method)
-    rows = contestants.run_scores(Entrant(point.name, "run", str(folder)), point.dataset)
+    if point.answers:
+        rows = _answered(point, Run(folder), path.parent / "answers", machine)
+    else:
+        rows = contestants.run_scores(Entrant(point.name, "run", str(folder)), point.dataset)
     costs = contestants.costs(folder, rows, machine.device)
     summary = tasks.load(point.dataset.task).summarise(rows)
     made = Finished(
@@ -307,6 +319,25 @@ def _finished(point: Point, folder: Path, machine: Machine) -> Finished:
     )
     made.save(path)
     return made
+
+
+def _answered(point: Point, run: Run, folder: Path, machine: Machine) -> tuple[CaseScore, ...]:
+    """What the networks of a run say of its held-out cases as a point has them, judged."""
+    from isocenter.pipeline.evaluate import score_found
+    from isocenter.pipeline.predict import Model
+
+    rows: list[CaseScore] = []
+    for fold in run.trained_folds(run.plan):
+        model = Model(run, folds=[fold], device=machine.device)
+        asked = [model.task.question(point.dataset, name) for name in run.plan.folds[fold].test]
+        found: dict[str, Path | None] = {}
+        for case in asked:
+            inputs = read_inputs(point.dataset, case, model.task.read, partial=model.task.partial)
+            answer = model.predict(inputs, given=model.task.given(point.dataset, case))
+            suffix = model.task.suffix(run.plan.dims, inputs["image"].source or "")
+            found[case.id] = answer.save(folder / f"{case.id}{suffix}")
+        rows += score_found(point.dataset, asked, found, fold, machine.workers)
+    return tuple(rows)
 
 
 def _learnt_from(run: Run, folds: tuple[int, ...] | None) -> int:

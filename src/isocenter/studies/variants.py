@@ -74,10 +74,10 @@ class Variants:
     def conclude(self, found: Findings) -> tuple[str, ...]:
         """The order of the variants by what they are compared by, at each place with those that have none."""
         places = [place for place in found.places if place] or [""]
-        return tuple(said for place in places if (said := _order(found, place)) is not None)
+        return tuple(said for place in places if (said := ranked(found, place)) is not None)
 
 
-def _order(found: Findings, place: str) -> str | None:
+def ranked(found: Findings, place: str) -> str | None:
     """The points at a place, best first; None where there is nothing to be ordered."""
     words = Measures(tasks.load(found.task))
     measure = words[found.measure]
