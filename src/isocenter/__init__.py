@@ -398,9 +398,10 @@ def _dataset(
                 cure="Choose another method, or leave --task out.",
             )
         task = answered
-    planned = next((run for run in runs if (run / "plan.json").is_file()), None)
-    if task is None and planned is not None:
+    records = ("plan.json", "dataset.json")
+    asked = next((run for run in runs if all((run / name).is_file() for name in records)), None)
+    if task is None and asked is not None:
         from isocenter.pipeline.run import Run
 
-        task = Run(planned).plan.task
+        task = Run(asked).dataset.task
     return open(data, task=task)

@@ -275,9 +275,16 @@ def _draft(root: Path, said: Declaration, file: Path | None) -> Draft:
         return recordings.read_manifest(root, said, file)
     if file is not None:
         return (archives.read if file.suffix.lower() == ARCHIVE else manifest.read)(root, said, file)
+    return _of_folder(root, said)
+
+
+def _of_folder(root: Path, said: Declaration) -> Draft:
+    """What the files of a folder state, by the first layout that fits what is asked."""
+    asked = said.task
     if asked in tables.SERVES and tables.recognises(root, asked):
         return tables.read(root, said, asked)
-    if asked in plain.ASKED_TARGETS and plain.recognises_targets(root) and not manifest.recognises(root):
+    listed = manifest.recognises(root) or manifest.recognises_images(root)
+    if asked in plain.ASKED_TARGETS and plain.recognises_targets(root) and not listed:
         return plain.read_targets(root, said)
     for recognises, read in (*(_ABOUT_CLASSES if asked == "classification" else ()), *_LAYOUTS):
         if recognises(root):
