@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isocenter.errors import UnreadableFile
-from isocenter.images.formats.delimited import decoded, table
+from isocenter.images.formats.delimited import DELIMITERS, decoded, delimiter_of, table, with_points
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
 
@@ -38,6 +38,7 @@ USERS = ("user", "user_id", "surgeon", "operator", "participant", "patient", "pa
 ABOUT = (*USERS, "site", "group", "recording", "trial", "case", "id", "frame", "index", "split", "")
 SEGMENT = ("start", "end")
 
+BLANKS = " "
 STRAYING = 0.5
 """By how much the time between two frames may differ from the mean, as a share of it."""
 
@@ -142,7 +143,9 @@ def _recording(path: Path, changed: int, size: int) -> Recording:
 
 
 def _without_header(path: Path) -> Recording:
-    rows = [_cells(line, path) for line in decoded(path, quiet=True).splitlines() if line.strip()]
+    lines = [line for line in decoded(path, quiet=True).splitlines() if line.strip()]
+    delimiter = _delimiter(lines[0].strip("\r\n"), path)
+    rows = [_cells(line, path, delimiter) for line in lines]
     uneven = next((place for place, row in enumerate(rows, 1) if len(row) != len(rows[0])), None)
     if uneven is not None:
         raise UnreadableFile(
@@ -198,15 +201,24 @@ def _axis(frames: int, times: NDArray[np.float64] | None, path: Path) -> Geometr
     return Geometry((frames,), affine)
 
 
-def _cells(line: str, path: Path) -> list[str]:
+def _cells(line: str, path: Path, delimiter: str | None = None) -> list[str]:
     """A line's cells: parted by what `table` would take, or by blanks in plain text."""
     line = line.strip("\r\n")
     if not line.strip():
         return []
-    if path.suffix.lower() == ".txt" and not any(mark in line for mark in ",;\t|"):
-        return line.split()
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=line.count)
-    return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
+    delimiter = delimiter or _delimiter(line, path)
+    if delimiter == BLANKS:
+        return with_points(line.split())
+    cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
+    return cells if delimiter == "," else with_points(cells)
+
+
+def _delimiter(line: str, path: Path) -> str:
+    """What parts a line's cells; plain text may be parted by blanks, also between decimal commas."""
+    blank = path.suffix.lower() == ".txt" and not any(mark in line for mark in DELIMITERS[1:])
+    if blank and ("," not in line or all(map(_is_number, with_points(line.split())))):
+        return BLANKS
+    return delimiter_of(line, path)
 
 
 def _is_number(cell: Any) -> bool:
