@@ -37,21 +37,20 @@ def tune(model: Model, dataset: Dataset, cases: Sequence[str], folder: Path) -> 
 
     def trials() -> Iterator[Trial]:
         for question in questions:
-            yield _trial(model, dataset, question)
+            # Outputs too large for memory lie there until the next trial is asked for.
+            with tempfile.TemporaryDirectory(prefix="isocenter-") as room:
+                yield _trial(model, dataset, question, Path(room))
 
     decided = method.tune(trials)
     files.write_text(folder / FILE, json.dumps(decided, indent=2, allow_nan=False) + "\n")
     return decided
 
 
-def _trial(model: Model, dataset: Dataset, question: Case) -> Trial:
+def _trial(model: Model, dataset: Dataset, question: Case, folder: Path) -> Trial:
     inputs = read_inputs(dataset, question, model.task.read, partial=model.task.partial)
-    with tempfile.TemporaryDirectory(prefix="isocenter-") as folder:
-        outputs, placement = model.outputs(
-            list(inputs.values()), Path(folder), given=model.task.given(dataset, question)
-        )
-        kept = {name: np.array(value) for name, value in outputs.items()}
-    return Trial(kept, placement, model.task.read_truth(dataset, question))
+    given = model.task.given(dataset, question)
+    outputs, placement = model.outputs(list(inputs.values()), folder, given=given)
+    return Trial(outputs, placement, model.task.read_truth(dataset, question))
 
 
 def read(folder: Path) -> dict[str, JsonValue]:

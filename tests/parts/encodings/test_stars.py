@@ -296,3 +296,29 @@ def test_real_nuclei_come_back(data: Callable[[str], Path]) -> None:
     answer = there_and_back(numbers, circle(32), (2, 2))
     assert mean_iou(answer, numbers) > 0.93
     assert np.unique(answer).size == pytest.approx(np.unique(numbers).size, abs=1)
+
+
+def test_distances_are_told_in_any_unit() -> None:
+    numbers = np.pad(np.ones((9, 9), dtype=np.int32), 4)
+    probability, rays = object_probability(numbers), circle(16)
+    distances = star_distances(numbers, rays)
+    plain, scaled = (select(probability, distances / unit, rays, scale=unit) for unit in (1.0, 4.0))
+    assert np.allclose(plain.distances, scaled.distances)
+    assert np.array_equal(plain.points, scaled.points)
+
+
+@pytest.mark.parametrize("rays", [circle(32), sphere(96)])
+def test_stars_that_are_too_small_are_neither_compared_nor_kept(rays: stars.Rays) -> None:
+    shape = (12,) * rays.dimensions
+    distances = np.full((rays.count, *shape), 0.3, dtype=np.float32)
+    middle = (6,) * rays.dimensions
+    distances[(slice(None), *middle)] = 4.0
+    probability = np.full(shape, 0.8)
+    probability[middle] = 0.7  # less sure than the crumbs round it, which would strike it out
+    everything = select(probability, distances, rays)
+    assert len(everything) > 100
+    assert not (everything.points == middle).all(axis=1).any()
+    found = select(probability, distances, rays, smallest=10)
+    assert found.points.tolist() == [list(middle)]
+    size = float((rays.measures * 4.0**rays.dimensions).sum())
+    assert len(select(probability, distances, rays, smallest=size * 1.001)) == 0

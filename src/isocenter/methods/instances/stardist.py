@@ -14,7 +14,8 @@ so; the authors let only the grid's voxels propose.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from isocenter.methods.method import Batch, Outputs, Speed
 from isocenter.methods.objects import SupervisedObjects, extents, volumes
 from isocenter.parts.encodings import stars, watershed
-from isocenter.parts.encodings.stars import Rays
+from isocenter.parts.encodings.stars import Rays, Stars
 from isocenter.parts.losses.stars import star_loss
 from isocenter.parts.networks.convolution import CONVOLUTIONS
 from isocenter.parts.networks.grids import between
@@ -47,6 +48,8 @@ OVERLAPS = (0.4, 0.3)
 WEIGHTS = {2: 0.2, 3: 0.1}
 FEATURES = 128
 """Of the layer before the answers, as published: distances along many rays are no sums of a few features."""
+LEAST_STAR = 0.5
+"""Of the smallest object's size: a star ends within its object, and the network may see it smaller."""
 LARGE = 10.0
 """Objects that span so many voxels are answered on every second one."""
 
@@ -170,13 +173,37 @@ class StarDist(SupervisedObjects):
         return torch.cat([outputs[:, :1], outputs[:, 1:][:, order]], dim=1)
 
     def number(self, outputs: Mapping[str, np.ndarray], tuned: Mapping[str, Any]) -> np.ndarray:
+        _, painted = self._painted(outputs, tuned["probability"], tuned["overlap"])
+        return watershed.without_small(painted, self.settings.smallest or 1)
+
+    def numberings(
+        self, outputs: Mapping[str, np.ndarray], options: Sequence[Mapping[str, Any]]
+    ) -> Iterator[np.ndarray]:
+        """Stars are compared once for each overlap: who is struck out, and who is painted over, is decided by
+        more probable stars alone, so that a higher threshold leaves the first so many of them."""
+        lowest = min(option["probability"] for option in options)
+        for overlap, alike in itertools.groupby(options, key=operator.itemgetter("overlap")):
+            found, painted = self._painted(outputs, lowest, overlap)
+            for option in alike:
+                taken = np.count_nonzero(found.probabilities > option["probability"])
+                numbers = np.where(painted <= taken, painted, 0)
+                yield watershed.without_small(numbers, self.settings.smallest or 1)
+
+    def _painted(
+        self, outputs: Mapping[str, np.ndarray], threshold: float, overlap: float
+    ) -> tuple[Stars, np.ndarray]:
+        """The stars that stay, and all of them painted, numbered from the most probable on."""
         probability = 1 / (1 + np.exp(-outputs["object"][0].astype(np.float32)))
-        distances = outputs["distances"].astype(np.float32) * (self.settings.scale or 1.0)
         found = stars.select(
-            probability, distances, self.rays, threshold=tuned["probability"], overlap=tuned["overlap"]
+            probability,
+            outputs["distances"],
+            self.rays,
+            threshold=threshold,
+            overlap=overlap,
+            scale=self.settings.scale or 1.0,
+            smallest=(self.settings.smallest or 1) * LEAST_STAR,
         )
-        numbers = stars.render(found, self.rays, probability.shape)
-        return watershed.without_small(numbers, self.settings.smallest or 1)
+        return found, stars.render(found, self.rays, probability.shape)
 
     def options(self) -> Sequence[dict[str, Any]]:
         return tuple(

@@ -256,6 +256,10 @@ class Stars:
     def __len__(self) -> int:
         return len(self.points)
 
+    def at(self, places: Integers) -> Stars:
+        """Some of them."""
+        return Stars(self.points[places], self.distances[places], self.probabilities[places])
+
 
 def select(
     probability: Floats,
@@ -265,12 +269,15 @@ def select(
     threshold: float = THRESHOLD,
     overlap: float = OVERLAP,
     grid: Sequence[int] | None = None,
+    scale: float = 1.0,
+    smallest: float = 0.0,
 ) -> Stars:
     """One star for each object: the most probable of all that overlap each other.
 
     Every voxel above the threshold proposes its star. They are taken from the most probable on, and each one
     taken strikes out the less probable ones that share with it more than `overlap` of the smaller of the two
-    (area in 2D, volume in 3D). No proposal is left out beforehand, so nothing but these two numbers decides.
+    (area in 2D, volume in 3D). Beforehand only stars below `smallest` are left out: a network that has hardly
+    learnt proposes one at every voxel, and none of them touches another.
 
     How much two stars share is counted on the voxels of the one that was taken; where its box has more than
     2,048 of them, on a regular part. Many pairs need no counting: from balls inscribed in both it follows
@@ -279,22 +286,36 @@ def select(
 
     Args:
         probability: Of each voxel of the grid to be deep inside an object (*space).
-        distances: Along each ray, in voxels of the image (ray, *space).
+        distances: Along each ray (ray, *space).
         rays: Their directions.
         threshold: Voxels at or below it propose nothing.
         overlap: The share from which two stars count as the same object.
         grid: By how many voxels of the image the voxels of the grid are apart; 1 when None.
+        scale: How many voxels of the image a distance of 1 is.
+        smallest: Stars of less area or volume than this, in voxels, are none.
     """
     found = np.flatnonzero(probability > threshold)
     found = found[np.argsort(-probability.ravel()[found], kind="stable")]
     space = np.stack(np.unravel_index(found, probability.shape), axis=1)
     proposals = Stars(
         space.astype(np.int64) * np.asarray(grid or (1,) * probability.ndim),
-        np.maximum(distances.reshape(rays.count, -1)[:, found].T, NEAREST).astype(np.float32),
+        _gathered(distances, space, scale),
         probability.ravel()[found].astype(np.float32),
     )
+    if smallest > 0:
+        proposals = proposals.at(np.flatnonzero(_volumes(proposals, rays) >= smallest))
     kept = _suppressed(proposals, rays, overlap) if len(proposals) else np.zeros(0, dtype=np.int64)
-    return Stars(proposals.points[kept], proposals.distances[kept], proposals.probabilities[kept])
+    return proposals.at(kept)
+
+
+def _gathered(distances: Floats, space: Integers, scale: float) -> NDArray[np.float32]:
+    """The distances (star, ray) of some voxels, in voxels of the image, without a copy of all."""
+    found = np.empty((len(space), len(distances)), dtype=np.float32)
+    for start in range(0, len(space), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        found[part] = distances[(slice(None), *space[part].T)].T
+    found *= np.float32(scale)
+    return np.maximum(found, np.float32(NEAREST), out=found)
 
 
 def render(stars: Stars, rays: Rays, shape: Sequence[int]) -> NDArray[np.int32]:
@@ -410,16 +431,24 @@ class _Sizes:
     outer: Floats
 
 
+def _volumes(stars: Stars, rays: Rays) -> Floats:
+    """Area or volume of each star."""
+    size = np.empty(len(stars))
+    for start in range(0, len(stars), _CHUNK):
+        corners = stars.distances[start : start + _CHUNK].astype(np.float64)[:, rays.faces]
+        size[start : start + _CHUNK] = corners.prod(axis=2) @ rays.measures
+    return size
+
+
 def _sizes(stars: Stars, rays: Rays) -> _Sizes:
-    size, inner = np.empty(len(stars)), np.empty(len(stars))
+    inner = np.empty(len(stars))
     for start in range(0, len(stars), _CHUNK):
         part = slice(start, start + _CHUNK)
         corners = stars.distances[part].astype(np.float64)[:, rays.faces]
-        size[part] = (rays.measures * corners.prod(axis=2)).sum(axis=1)
         # The plane through a face is {x : n·x = 1}; it passes the centre at 1/|n|.
         normals = np.einsum("fam,sfm->sfa", rays.inverses, 1 / corners)
         inner[part] = 1 / np.sqrt((normals**2).sum(axis=2).max(axis=1))
-    return _Sizes(size, inner, stars.distances.max(axis=1).astype(np.float64))
+    return _Sizes(_volumes(stars, rays), inner, stars.distances.max(axis=1).astype(np.float64))
 
 
 def _suppressed(stars: Stars, rays: Rays, overlap: float) -> Integers:
