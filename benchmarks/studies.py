@@ -60,7 +60,8 @@ def _systems(found: Findings) -> dict[str, dict[str, str]]:
 
 
 def _title(point: Spread) -> str:
-    return f"{point.series}, learnt from {point.learnt_from}" if point.place else point.series
+    where = f"learnt from {point.learnt_from}" if point.place.isdigit() else point.place
+    return f"{point.series}, {where}" if where else point.series
 
 
 def _numbers(point: Spread) -> dict[str, Any]:

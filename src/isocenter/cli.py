@@ -479,6 +479,14 @@ def study(
     measure: Annotated[
         str | None, Parameter(help="What points are compared by; by default the task's headline.")
     ] = None,
+    settings: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--set",
+            show_default=False,
+            help="A value of each point's plan.",
+        ),
+    ] = (),
     resume: Annotated[Switch, Parameter(help="Go on with the study in `--out` where it stopped.")] = False,
     task: Task = None,
     resources: Resources = Resources(),
@@ -503,6 +511,7 @@ def study(
         folds=None if folds is None else read_folds(folds) or (),
         measure=measure,
         task=task,
+        changes=read_overrides(settings),
     )
     machine = stage.Machine(resources.device, resources.workers)
     found = stage.conduct(name, data, out, wishes, machine, resume=resume)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 import isocenter
 from isocenter import tasks
@@ -49,6 +49,7 @@ class Terms(Record):
     sizes: tuple[int, ...] = ()
     folds: tuple[int, ...] | None = None
     measure: str = ""
+    changes: dict[str, JsonValue] = Field(default_factory=dict)
 
     def spoken(self) -> dict[str, str]:
         """Each term in words; what was left to the study is said to be its own."""
@@ -63,6 +64,7 @@ class Terms(Record):
             "sizes": ", ".join(map(str, self.sizes)) or own,
             "folds": own if self.folds is None else ", ".join(map(str, self.folds)) or all_folds,
             "measure": self.measure or own,
+            "settings": ", ".join(f"{key}={value}" for key, value in self.changes.items()) or own,
         }
 
 

@@ -52,6 +52,7 @@ def _facts(found: Findings) -> Sequence[tuple[str, str]]:
         ("Dataset", found.dataset),
         ("Held-out cases", f"{found.held_out:,}"),
         *((title, " · ".join(trained[key])) for key, title in terms.items() if key in trained),
+        *((key, str(value)) for key, value in found.terms.changes.items()),
         ("Trained with isocenter", " · ".join(trained.get("isocenter", {found.isocenter: []}))),
         ("Points", f"{len(found.points)} of {found.expected}"),
     )

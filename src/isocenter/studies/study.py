@@ -7,7 +7,7 @@ answer the same held-out cases, with the same budget and seed, so that they diff
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -41,6 +41,7 @@ class Wishes:
         folds: Which folds of the cross-validation are held out; an empty tuple for all.
         measure: What points are compared by; by default the task's headline.
         task: What is asked of the images, where the files do not say it.
+        changes: Of the plan of every point, by dotted key; what a study itself varies cannot be among them.
     """
 
     budget: str | None = None
@@ -50,6 +51,7 @@ class Wishes:
     folds: tuple[int, ...] | None = None
     measure: str | None = None
     task: str | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def conduct(
         dataset = study.generate(out / "data", wishes.seed)
     else:
         dataset = open_dataset(data, wishes.task or study.task(wishes))
-    points = study.points(dataset, wishes)
+    points = tuple(_changed(point, wishes.changes) for point in study.points(dataset, wishes))
     for point in points:
         _refuse_other_run(point, Run(out / point.name), budget, wishes.seed)
     wanted.save(out / TERMS)
@@ -194,6 +196,17 @@ def _refuse_unknown(name: str, study: Study, wishes: Wishes) -> None:
             raise BadPlan(f"the study '{name}' takes no --{option}.", cure="Leave it away.")
 
 
+def _changed(point: Point, changes: Mapping[str, Any]) -> Point:
+    """The point with what is set for all of them.
+
+    Raises:
+        BadPlan: The study varies this itself.
+    """
+    if taken := sorted(set(changes) & set(point.changes)):
+        raise BadPlan(f"{taken[0]} is what this study varies itself.", cure="Leave this --set out.")
+    return replace(point, changes={**changes, **point.changes})
+
+
 def _terms(name: str, data: Path | None, budget: Budget, wishes: Wishes) -> Terms:
     return Terms(
         study=name,
@@ -205,6 +218,7 @@ def _terms(name: str, data: Path | None, budget: Budget, wishes: Wishes) -> Term
         sizes=wishes.sizes or (),
         folds=wishes.folds,
         measure=wishes.measure or "",
+        changes=dict(wishes.changes),
     )
 
 
