@@ -197,7 +197,8 @@ def predict(
         stage: The stage of the plan that answers, such as the first of a cascade; by default what
             cross-validation chose.
         explain: Also write maps of what each answer of a classifier rests on: `gradient`, `integrated`,
-            `gradcam`, `occlusion`. A kind that fails the randomisation test on this model is marked so.
+            `gradcam`, `occlusion`; of bags, `attention`, which they have anyway, is tested. A kind that fails
+            the randomisation test on this model is marked so.
         explained: The class that these maps are about; by default each image's likeliest.
 
     Raises:

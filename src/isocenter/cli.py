@@ -291,7 +291,7 @@ def predict(
         str | None,
         Parameter(
             help="Also write maps of what a classifier's answers rest on, tested on this model: gradient, "
-            "integrated, gradcam, occlusion, by commas."
+            "integrated, gradcam, occlusion, by commas. Of bags, attention is tested so."
         ),
     ] = None,
     explained: Annotated[

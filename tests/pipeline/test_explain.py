@@ -20,7 +20,7 @@ def an_explainer(*outcomes: Outcome) -> Explainer:
     explainer = object.__new__(Explainer)
     explainer.kinds = ("gradcam",)
     explainer.outcomes = {"gradcam": outcomes}
-    explainer.methods = []
+    explainer.networks = 0
     return explainer
 
 

@@ -15,17 +15,20 @@ from typing import Literal, get_args
 from isocenter import images
 from isocenter.errors import BadDataset
 from isocenter.images.layouts import FIXED, MOVING, manifest
+from isocenter.tasks.bag_files import FAILED
 from isocenter.tasks.task import Task
 
 CHANNEL_NUMBER = re.compile(r"^(?P<name>.+)_(?P<channel>\d{4})$")
 
-Kind = Literal["gradient", "integrated", "gradcam", "occlusion"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-"""Maps that explain an answer."""
+Kind = Literal["gradient", "integrated", "gradcam", "occlusion", "attention"]
+ATTENTION: Kind = "attention"
+"""What methods about bags say of their instances beside every answer, to be tested as maps are."""
+KINDS: tuple[Kind, ...] = tuple(kind for kind in get_args(Kind) if kind != ATTENTION)
+"""Maps that explain the answers of classifiers of images."""
 
 PROBABILITIES, UNCERTAINTY, EXPLANATIONS = "probabilities", "uncertainty", "explanations"
-OWN, FAILED = "map_", "_FAILED"
-"""How the name of a method's own map begins, and how that of a map ends that has failed its test."""
+OWN = "map_"
+"""How the name of a method's own map begins; that of a map that has failed its test ends in `FAILED`."""
 
 _COMPANY = re.compile(
     rf"(?P<owner>.+)_({PROBABILITIES}|{UNCERTAINTY}|{EXPLANATIONS}|{OWN}.+?|({'|'.join(KINDS)})({FAILED})?)"

@@ -41,10 +41,11 @@ from isocenter.parts.explain.randomisation import (
     mean_likeness,
     randomised,
 )
-from isocenter.pipeline.answers import EXPLANATIONS, FAILED, KINDS, Kind
+from isocenter.pipeline.answers import EXPLANATIONS, KINDS, Kind
 from isocenter.pipeline.predict import Model
 from isocenter.pipeline.prepare import prepare_inputs
 from isocenter.pipeline.progress import Bar
+from isocenter.tasks.bag_files import FAILED
 
 TESTED = 2
 """Images on which a kind of map is tested."""
@@ -77,7 +78,52 @@ class Explanation:
     gap: float | None = None
 
 
-class Explainer:
+class Tested:
+    """Kinds of maps that networks give together, and what their tests found.
+
+    Attributes:
+        kinds: By name.
+        networks: How many answer together.
+        outcomes: By kind, the test's outcome for each image it was run on.
+        shown: Advanced by every pass forward through a network.
+    """
+
+    kinds: tuple[Kind, ...]
+    networks: int
+    outcomes: dict[Kind, tuple[Outcome, ...]]
+    shown: Bar
+
+    def passed(self, kind: Kind) -> bool:
+        """Whether a kind of map says something of every image it was tested on, and changes with the network
+        on the mean of them."""
+        outcomes = self.outcomes.get(kind, ())
+        if not outcomes or any(outcome.constant for outcome in outcomes):
+            return False
+        ranks = _ranks(outcomes)
+        return bool(ranks) and float(np.mean(ranks)) <= HIGHEST
+
+    def about(self) -> dict[str, JsonValue]:
+        """What the tests found, for the file beside the maps."""
+        return {kind: self._about(kind) for kind in self.kinds}
+
+    def _about(self, kind: Kind) -> dict[str, JsonValue]:
+        outcomes = self.outcomes.get(kind, ())
+        first = outcomes[:1]
+        return {
+            "passed": self.passed(kind),
+            "highest": HIGHEST,
+            "images": len(outcomes),
+            "networks": self.networks,
+            "constant": sum(outcome.constant for outcome in outcomes),
+            "cascading": [
+                *_rows([outcome.cascading[:-1] for outcome in first]),
+                *_rows([outcome.cascading[-1:] for outcome in outcomes]),
+            ],
+            "independent": _rows([outcome.independent for outcome in first]),
+        }
+
+
+class Explainer(Tested):
     """Explains the answers of a model, the mean over its networks, and tests its maps.
 
     Args:
@@ -103,7 +149,8 @@ class Explainer:
             )
         self.model, self.method = model, method
         self.methods = _alike(model)
-        self.outcomes: dict[Kind, tuple[Outcome, ...]] = {}
+        self.networks = len(self.methods)
+        self.outcomes = {}
         self.overlapping = True
         self.shown = Bar()
 
@@ -167,15 +214,6 @@ class Explainer:
             found[kind] = mean_likeness(ranks)
         return found
 
-    def passed(self, kind: Kind) -> bool:
-        """Whether a kind of map says something of every image it was tested on, and changes with the network
-        on the mean of them."""
-        outcomes = self.outcomes.get(kind, ())
-        if not outcomes or any(outcome.constant for outcome in outcomes):
-            return False
-        ranks = _ranks(outcomes)
-        return bool(ranks) and float(np.mean(ranks)) <= HIGHEST
-
     def explain(self, image: Image, label: str | None = None) -> list[Explanation]:
         """Every kind of map for one image.
 
@@ -212,27 +250,9 @@ class Explainer:
         """
         return self._mean(kind, self.methods, arrays, target, thorough=thorough)
 
-    def about(self) -> dict[str, JsonValue]:
-        """What the tests found, for the file beside the maps."""
-        return {kind: self._about(kind) for kind in self.kinds}
-
-    def _about(self, kind: Kind) -> JsonValue:
-        outcomes = self.outcomes.get(kind, ())
-        first = outcomes[:1]
+    def _about(self, kind: Kind) -> dict[str, JsonValue]:
         own: dict[str, JsonValue] = {"overlapping": self.overlapping} if kind == "occlusion" else {}
-        return {
-            "passed": self.passed(kind),
-            "highest": HIGHEST,
-            "images": len(outcomes),
-            "networks": len(self.methods),
-            **own,
-            "constant": sum(outcome.constant for outcome in outcomes),
-            "cascading": [
-                *_rows([outcome.cascading[:-1] for outcome in first]),
-                *_rows([outcome.cascading[-1:] for outcome in outcomes]),
-            ],
-            "independent": _rows([outcome.independent for outcome in first]),
-        }
+        return {**super()._about(kind), **own}
 
     # ---------------------------------------------------------------------------------------- the network
 
@@ -356,7 +376,7 @@ def paths(explainer: Explainer, path: Path) -> list[Path]:
     return [path.with_name(f"{path.stem}_{name}") for name in names]
 
 
-def told(explainer: Explainer) -> Iterator[str]:
+def told(explainer: Tested) -> Iterator[str]:
     """A sentence for each kind of map that failed its test."""
     for kind in explainer.kinds:
         outcomes = explainer.outcomes.get(kind, ())

@@ -601,8 +601,8 @@ def predict(
                 except ONE_IMAGES as fault:
                     faults[path] = fault
                 else:
-                    explaining.write(image, path, explained)
                     kinds, told = _save(model, answer, path, overwrite=overwrite), True
+                    explaining.write(image, path, explained)
             explaining.reach(done + 1)
             shown.reach(done + 1)
     _tell_unanswered(faults, paths, out)
@@ -645,9 +645,18 @@ def _explaining(model: Model, wanted: Sequence[Sequence[str]], kinds: Sequence[s
     if not kinds:
         yield _Explaining()
         return
-    from isocenter.pipeline import explain
+    from isocenter.pipeline import explain, explain_attention
 
-    explainer = explain.Explainer(model, kinds)
+    explainer: explain.Explainer | explain_attention.AttentionTest
+    if model.task.name == "mil":
+        explainer = explain_attention.AttentionTest(model, kinds)
+        paths, write = (
+            partial(explain_attention.paths, explainer),
+            partial(explain_attention.write, explainer),
+        )
+    else:
+        explainer = explain.Explainer(model, kinds)
+        paths, write = partial(explain.paths, explainer), partial(explain.write, explainer)
     first = list(islice(_readable(model, wanted), explain.TESTED))
     if first:
         seconds = explainer.begin(first[0], len(wanted))
@@ -658,11 +667,7 @@ def _explaining(model: Model, wanted: Sequence[Sequence[str]], kinds: Sequence[s
         for sentence in explain.told(explainer):
             warnings.warn(sentence, IsocenterWarning, stacklevel=3)
         each = (whole - tests) / len(wanted)
-        yield _Explaining(
-            partial(explain.paths, explainer),
-            partial(explain.write, explainer),
-            lambda done: explainer.shown.reach(tests + done * each),
-        )
+        yield _Explaining(paths, write, lambda done: explainer.shown.reach(tests + done * each))
 
 
 def _readable(model: Model, wanted: Iterable[Sequence[str]]) -> Iterator[Image]:

@@ -7,6 +7,8 @@ Beside `<name>.json`, which holds the scores, and `<name>.csv`, the same as a ta
 | `<name>_attention.csv` | `index`, `x`, `y`, `attention`; a further column for each class attended apart |
 | `<name>_attention.png` | the slide's overview with the attention over it |
 | `<name>.geojson` | every tile as a square in pixels of level 0, for QuPath |
+
+Attention that has failed the randomisation test has `_FAILED` at the end of all three names.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ ALL = "all"
 """The name of attention that all classes share."""
 ATTENTION = "_attention"
 """How the names of files with attention end."""
+FAILED = "_FAILED"
+"""How they end further where the attention has failed the randomisation test."""
 
 _TILES = "tiles"
 
@@ -148,8 +152,9 @@ def read_attended(path: Path, scored: Scored) -> Attended:
     Raises:
         UnreadableFile: The table of attention is damaged.
     """
-    beside = path.with_name(f"{path.stem}{ATTENTION}.csv")
-    if not beside.is_file():
+    places = [path.with_name(f"{path.stem}{ATTENTION}{mark}.csv") for mark in ("", FAILED)]
+    beside = next((place for place in places if place.is_file()), None)
+    if beside is None:
         return Attended(scored.names, scored.scores, chosen=scored.chosen)
     header, rows = table(beside)
     lower = {f"attention {name}".lower(): name for name in scored.names}

@@ -22,6 +22,7 @@ from isocenter.parts.metrics.statistics import mean_intervals
 from isocenter.records import Case, CaseScore, Dataset
 from isocenter.tasks.bag_files import (
     ATTENTION,
+    FAILED,
     Attended,
     Shown,
     read_attended,
@@ -97,7 +98,9 @@ class MultipleInstance(Classification):
 
     def find(self, folder: Path) -> list[Path]:
         """Tables and JSON of scores below a folder."""
-        return [path for path in super().find(folder) if not path.stem.endswith(ATTENTION)]
+        return [
+            path for path in super().find(folder) if not path.stem.removesuffix(FAILED).endswith(ATTENTION)
+        ]
 
     def read_truth(self, dataset: Dataset, case: Case) -> Shown:
         """A bag's class, and its regions where they are outlined.
