@@ -2,6 +2,8 @@
 
 `python benchmarks/mil.py musk1 [--method mil/abmil]` repeats ten folds, stratified, patients being molecules;
 `python benchmarks/mil.py breast` asks of bags of BreastMNIST's images whether any is malignant;
+`python benchmarks/mil.py tiles` makes bags of the tiles of a scanned slide, and asks whether attention finds
+those that are rich in nuclei, which alone the bags' labels follow;
 `python benchmarks/mil.py slides` trains on slide phantoms and asks whether attention finds their tumours;
 `python benchmarks/mil.py memory` trains on one large bag in a process of its own and records its peak;
 `python benchmarks/mil.py prompt` compares what learns of a transformer, under which head, with and without
@@ -30,6 +32,8 @@ DATA = Path(os.environ.get("ISOCENTER_DATA", Path(__file__).parents[2] / "shared
 FOLDS = 10
 INSTANCES, FEATURES = 100_000, 1024
 SLIDES = 60
+TILE, MPP, BAG, PLANTED = 48, 0.5, 30, 3
+"""Pixels of a tile's side, their µm, tiles of a bag, and how many of a positive one's are rich in nuclei."""
 VARIANTS = (
     *(("abmil", trained, share) for share in (0.0, 0.5) for trained in ("nothing", "prompt", "last", "full")),
     *((head, trained, 0.5) for head in ("dsmil", "clam") for trained in ("prompt", "last")),
@@ -40,9 +44,14 @@ VARIANTS = (
 def main() -> None:
     """Run the benchmark."""
     arguments = _arguments()
-    figures = {"musk1": _musk1, "breast": _breast, "slides": _slides, "memory": _memory, "prompt": _prompt}[
-        arguments.what
-    ](arguments)
+    figures = {
+        "musk1": _musk1,
+        "breast": _breast,
+        "tiles": _scanned,
+        "slides": _slides,
+        "memory": _memory,
+        "prompt": _prompt,
+    }[arguments.what](arguments)
     if figures is not None:
         method = "" if arguments.what == "prompt" else f"_{arguments.method.split('/')[-1]}"
         name = f"mil_{arguments.what}{method}{arguments.suffix}"
@@ -142,6 +151,94 @@ def _breast(arguments: argparse.Namespace) -> dict[str, Any]:
         "seconds": round(time.monotonic() - began, 1),
         "systems": {arguments.method: {f"BreastMNIST bags, 100 held out{arguments.suffix}": said}},
     }
+
+
+# ---------------------------------------------------------------------------------- a scanned slide's tiles
+
+
+def _scanned(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A scanned slide's tissue, its tiles, their features from the cache, bags of them, a method: learnt from
+    its left half, scored on its right."""
+    import isocenter
+
+    out = Path(arguments.out) / f"tiles_{arguments.bags}"
+    began = time.monotonic()
+    tiles = _bags_of_tiles(DATA / "slides" / "CMU-1-Small-Region.svs", out, arguments)
+    made = time.monotonic() - began
+    run = Path(arguments.out) / f"scanned_{arguments.method.split('/')[-1]}{arguments.suffix}"
+    scores = isocenter.train(
+        isocenter.open(out),
+        run,
+        method=arguments.method,
+        budget=arguments.budget,
+        overrides={key: value for key, value in _settings(arguments).items() if key not in _OF_TILES},
+    )
+    bag, found = scores.summary["nuclei"]["roc_auc"], scores.summary["all"]["attention_auc"]
+    said = f"bag AUC {bag.mean:.3f} ({bag.low:.3f}–{bag.high:.3f}), attention AUC {found.mean:.3f} "
+    said += f"({found.low:.3f}–{found.high:.3f})"
+    what = (
+        f"CMU-1, {arguments.bags} bags of {BAG} of {tiles} tiles, {PLANTED} rich in nuclei{arguments.suffix}"
+    )
+    return {
+        "bag_auc": bag.model_dump(),
+        "attention_auc": found.model_dump(),
+        "tiles": tiles,
+        "seconds_for_bags": round(made, 1),
+        "seconds": round(time.monotonic() - began, 1),
+        "systems": {arguments.method: {what: said}},
+    }
+
+
+_OF_TILES = ("settings.encoder", "settings.weights", "settings.tile", "settings.mpp")
+"""What `--set` says of how features are made, here before any training."""
+
+
+def _bags_of_tiles(source: Path, folder: Path, arguments: argparse.Namespace) -> int:
+    """Write bags of a slide's tiles, every other one with some that are rich in nuclei; how many tiles there
+    are. `rich.geojson` outlines those, so that attention can be judged."""
+    from isocenter.images.formats import slide
+    from isocenter.images.formats.outlines import Outline, write_geojson
+    from isocenter.methods import slides
+    from isocenter.methods.bags import BagSettings
+
+    own = {key.removeprefix("settings."): value for key, value in _settings(arguments).items()}
+    chosen = {key.removeprefix("settings.") for key in _OF_TILES}
+    settings = BagSettings.parse(
+        {"tile": TILE, "mpp": MPP, **{key: value for key, value in own.items() if key in chosen}}
+    )
+    image = slide.overview(source)
+    features = slides.features(image, settings)
+    rich = _rich_in_nuclei(slides.tiles(image, settings)["bag"])
+    coords, edge = np.asarray(features["coords"]), float(features["tiles"][0])
+    folder.mkdir(parents=True, exist_ok=True)
+    square = np.array([[0, 0], [edge, 0], [edge, edge], [0, edge]])
+    outlined = [Outline(parts=((corner + square,),)) for corner in coords[rich]]
+    write_geojson(folder / "rich.geojson", outlined, ["nuclei"] * len(outlined))
+    left = coords[:, 0] + edge / 2 < np.median(coords[:, 0] + edge / 2)
+    rng, rows = np.random.default_rng(0), ["id,bag,label,regions,split"]
+    for number in range(arguments.bags):
+        side, split = (left, "train") if number % 3 else (~left, "validation")
+        planted = PLANTED * (number // 3 % 2)
+        tiles = np.concatenate(
+            [
+                rng.choice(np.flatnonzero(side & rich), planted, replace=False),
+                rng.choice(np.flatnonzero(side & ~rich), BAG - planted, replace=False),
+            ]
+        )
+        name = f"bag_{number:03d}"
+        np.savez(folder / f"{name}.npz", features=features["bag"][tiles], coords=coords[tiles], edge=edge)
+        regions = "rich.geojson" if planted else ""
+        rows.append(f"{name},{name}.npz,{'nuclei' if planted else 'normal'},{regions},{split}")
+    (folder / "manifest.csv").write_text("\n".join(rows), encoding="utf-8")
+    return len(coords)
+
+
+def _rich_in_nuclei(tiles: np.ndarray) -> np.ndarray:
+    """The tenth of tiles (n, 3, y, x) with most haematoxylin (Ruifrok and Johnston 2001)."""
+    from skimage.color import rgb2hed
+
+    stained = np.array([rgb2hed(np.moveaxis(tile, 0, -1))[..., 0].mean() for tile in tiles])
+    return stained >= np.quantile(stained, 0.9)
 
 
 # ------------------------------------------------------------------------------------------------ slides
@@ -343,11 +440,12 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("musk1", "breast", "slides", "memory", "prompt"))
+    parser.add_argument("what", choices=("musk1", "breast", "tiles", "slides", "memory", "prompt"))
     parser.add_argument("--method", default="mil/abmil")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--budget", default="60 epochs")
+    parser.add_argument("--bags", type=int, default=240, help="Of the scanned slide's tiles.")
     parser.add_argument("--out", default="runs")
     parser.add_argument("--suffix", default="", help="Added to the result's name, for a changed plan.")
     parser.add_argument("--set", dest="settings", action="append", default=[])
