@@ -16,11 +16,13 @@ from isocenter.errors import BadDataset, BadModel, BadPlan, IsocenterWarning
 from isocenter.images.formats import slide
 from isocenter.methods import slides as tiles
 from isocenter.methods.bags import BagMethod, BagSettings
+from isocenter.methods.classes import plain_network
 from isocenter.methods.method import Trial
 from isocenter.methods.mil.clam import Clam
 from isocenter.methods.mil.prompt_mil import PromptMil
 from isocenter.parts.networks.bag_heads import DualStream, extremes
 from isocenter.parts.networks.distillation import SelfDistillation
+from isocenter.parts.networks.resnet import ResNet
 from isocenter.parts.rules import bags as rules
 from isocenter.phantoms import slides as phantoms
 from isocenter.records import (
@@ -486,6 +488,86 @@ def test_features_of_a_slide_are_made_once(tmp_path: Path, monkeypatch: pytest.M
     assert np.array_equal(tiles.features(image, settings)["bag"], first["bag"])
     with pytest.raises(AssertionError):
         tiles.features(image, settings.changed(mpp=2.0))
+
+
+def published(kind: str, path: Path, seed: int = 0) -> ResNet:
+    """A whole ResNet, random, in evaluation mode, whose weights lie in a file under torchvision's names."""
+    from safetensors.torch import save_file
+
+    counts = (2, 2, 2, 2) if kind == "resnet18" else (3, 4, 6, 3)
+    plan = plain_network([64, 128, 256, 512], ((4, 4), (2, 2), (2, 2), (2, 2)), counts)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = ResNet(plan, 3, 10, bottleneck=kind == "resnet50")
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):  # what was measured, and each block's last scale
+                module.running_mean = torch.randn(module.num_features) / 10
+                torch.nn.init.ones_(module.weight)
+    save_file(network.state_dict(), path)
+    return network.eval()
+
+
+@pytest.mark.parametrize(("kind", "width"), [("resnet18", 256), ("resnet50", 1024)])
+def test_a_published_resnet_sees_tiles_as_imagenet_up_to_its_third_level(
+    kind: str, width: int, tmp_path: Path
+) -> None:
+    whole = published(kind, tmp_path / "weights.safetensors")
+    colours = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(1))
+    mean, sd = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    encoder = tiles.encoder(kind, 64, str(tmp_path / "weights.safetensors"))
+    with torch.inference_mode():
+        maps = whole.maxpool(whole.relu(whole.bn1(whole.conv1((colours / 255 - mean) / sd))))
+        for level in ("layer1", "layer2", "layer3"):
+            maps = whole.get_submodule(level)(maps)
+        found = encoder(tiles.normalised(colours))
+    assert found.shape == (2, width) == (2, tiles.width_of(kind))
+    torch.testing.assert_close(found, maps.mean(dim=(2, 3)), rtol=1e-3, atol=1e-3)
+
+
+def test_a_plan_says_which_encoder_makes_features_and_why(tmp_path: Path) -> None:
+    slides, kind = fingerprint(features=False), methods.load("mil/abmil")
+    _, why = kind.decide(slides, kind.Settings())
+    assert "need no learning" in why["encoder"]
+    published("resnet18", tmp_path / "weights.safetensors")
+    wanted = {"encoder": "resnet18", "weights": str(tmp_path / "weights.safetensors")}
+    chosen, why = kind.decide(slides, kind.Settings.parse(wanted))
+    assert "third level as CLAM" in why["encoder"]
+    (stage,) = kind.configure(slides, Budget(epochs=1), MACHINE, None, chosen)
+    assert stage.geometry.patch[1] == 256
+    assert "encoder" not in kind.decide(fingerprint(), kind.Settings())[1]
+
+
+def test_a_resnet_without_its_own_published_weights_is_refused_while_planning(tmp_path: Path) -> None:
+    slides, kind = fingerprint(features=False), methods.load("mil/abmil")
+    with pytest.raises(BadModel, match="learnt nothing"):
+        kind.decide(slides, kind.Settings.parse({"encoder": "resnet50"}))
+    published("resnet18", tmp_path / "weights.safetensors")
+    given = {"encoder": "resnet50", "weights": str(tmp_path / "weights.safetensors")}
+    with pytest.raises(BadModel, match=r"are not in it.*settings\.encoder"):
+        kind.decide(slides, kind.Settings.parse(given))
+
+
+def test_features_follow_the_weights_content_not_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phantoms.write_slide(
+        phantoms.make(np.random.default_rng(0), tumour=True, shape=(512, 512)), tmp_path / "a.tif"
+    )
+    image = slide.overview(tmp_path / "a.tif")
+    one, copy, other = (tmp_path / f"{name}.safetensors" for name in ("one", "copy", "other"))
+    published("resnet18", one)
+    copy.write_bytes(one.read_bytes())
+    published("resnet18", other, seed=1)
+    settings = BagSettings(encoder="resnet18", weights=str(one))
+    first = tiles.features(image, settings)["bag"]
+    assert first.shape[1] == 256
+    made = tiles._made
+    again: list[str] = []
+    monkeypatch.setattr(tiles, "_made", lambda *given: again.append("made") or made(*given))
+    assert np.array_equal(tiles.features(image, settings.changed(weights=str(copy)))["bag"], first)
+    assert not again
+    assert not np.array_equal(tiles.features(image, settings.changed(weights=str(other)))["bag"], first)
+    assert again == ["made"]
 
 
 def test_an_encoder_takes_the_weights_of_a_run_whatever_stands_before_their_names(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ class BagSettings(Record):
         tile: Pixels of a slide's tile.
         mpp: µm of such a pixel.
         encoder: The network that makes features of tiles.
-        weights: Its weights: a safetensors file or a run; None for seeded random ones.
+        weights: Its weights: a safetensors file or a run; None for seeded random ones. A ResNet needs
+            published ones.
     """
 
     exclusive: bool | None = None
@@ -66,7 +67,7 @@ class BagSettings(Record):
     dropout: float = 0.25
     tile: int = 128
     mpp: float = 1.0
-    encoder: Literal["texture", "vit"] = "texture"
+    encoder: Literal["texture", "vit", "resnet18", "resnet50"] = "texture"
     weights: str | None = None
 
 
@@ -87,7 +88,12 @@ class BagMethod(Method):
 
     @classmethod
     def decide(cls, fingerprint: Fingerprint, settings: Record) -> tuple[Record, dict[str, str]]:
-        """Whether classes exclude each other, which is looked for, and how wide layers are."""
+        """Whether classes exclude each other, which is looked for, how wide layers are, and of slides what
+        makes features of their tiles.
+
+        Raises:
+            BadModel: A ResNet's published weights are not there, or another network's.
+        """
         found: dict[str, Any] = {}
         why: dict[str, str] = {}
         for name, rule in (
@@ -99,6 +105,11 @@ class BagMethod(Method):
                 value, reason = rule(fingerprint)
                 if value is not None:
                     found[name], why[name] = value, reason
+        encoder, weights = getattr(settings, "encoder", None), getattr(settings, "weights", None)
+        if encoder is not None and not rules.is_features(fingerprint):
+            if rules.is_published(encoder):
+                slides.encoder(encoder, getattr(settings, "tile", 0), weights)
+            why["encoder"] = rules.encoder(encoder, weights)
         return settings.changed(**found), why
 
     @classmethod

@@ -18,7 +18,8 @@ from isocenter.images.formats import slide as slide_files
 from isocenter.images.image import Image
 from isocenter.images.tissue import tiling
 from isocenter.methods.method import Arrays
-from isocenter.parts.networks.tiles import TextureEncoder
+from isocenter.parts.networks.published import load_published, of_colours
+from isocenter.parts.networks.tiles import ResNet18Encoder, ResNet50Encoder, ResNetEncoder, TextureEncoder
 from isocenter.parts.networks.vit import VisionTransformer
 
 if TYPE_CHECKING:
@@ -28,9 +29,11 @@ VERSION = 1
 SEED = 0
 BATCH = 32
 
-ENCODERS: dict[str, type[TextureEncoder] | type[VisionTransformer]] = {
+ENCODERS: dict[str, type[TextureEncoder] | type[VisionTransformer] | type[ResNetEncoder]] = {
     "texture": TextureEncoder,
     "vit": VisionTransformer,
+    "resnet18": ResNet18Encoder,
+    "resnet50": ResNet50Encoder,
 }
 
 
@@ -100,19 +103,33 @@ def encoder(kind: str, tile: int, weights: str | None) -> nn.Module:
     """The network that makes features of tiles, in evaluation mode.
 
     Args:
-        kind: `texture` or `vit`.
+        kind: `texture`, `vit`, `resnet18` or `resnet50`.
         tile: Pixels of a tile's side.
-        weights: A safetensors file, or a run of ours; None for seeded random ones.
+        weights: A safetensors file, or a run of ours; None for seeded random ones. Of a ResNet a file of
+            published ones, which have learnt from ImageNet's colours.
 
     Raises:
-        BadModel: The file holds no such network.
+        BadModel: The file holds no such network, or a ResNet is given none.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         network: nn.Module = ENCODERS[kind](tile)
-    if weights is not None:
+    if isinstance(network, ResNetEncoder):
+        _publish(network, weights)
+    elif weights is not None:
         network.load_state_dict(_weights(weights, network))
     return network.eval()
+
+
+def _publish(network: ResNetEncoder, weights: str | None) -> None:
+    """Give a ResNet its published weights, all of them."""
+    cure = "Give torchvision's or timm's as a file: --set settings.weights=resnet50.safetensors."
+    if weights is None:
+        raise BadModel("a ResNet that has learnt nothing makes no features.", cure=cure)
+    path = Path(weights).expanduser()
+    if not of_colours(path):
+        raise BadModel("these weights have not learnt from pictures of three colours.", where=path, cure=cure)
+    load_published(network.body, path, whole=True)
 
 
 def _weights(source: str, network: nn.Module) -> dict[str, Tensor]:
@@ -139,7 +156,7 @@ def _weights(source: str, network: nn.Module) -> dict[str, Tensor]:
 
 
 def _weights_file(source: str) -> Path:
-    path = Path(source)
+    path = Path(source).expanduser()
     found = sorted(path.glob("fold_*/weights.safetensors")) if path.is_dir() else [path]
     if not found or not found[0].is_file():
         raise BadModel(

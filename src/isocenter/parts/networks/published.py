@@ -37,13 +37,18 @@ CURE = (
 )
 
 
-def load_published(network: nn.Module, path: Path) -> None:
+def load_published(network: nn.Module, path: Path, *, whole: bool = False) -> None:
     """Put published weights into a network wherever name and shape agree, or can be made to.
 
     The head begins anew where it scores other classes.
 
+    Args:
+        network: Changed in place.
+        path: A `.safetensors` file.
+        whole: All but the head must be there; else more than half of it suffices.
+
     Raises:
-        BadModel: The file is absent, a pickle or damaged, or most of the network is not in it.
+        BadModel: The file is absent, a pickle or damaged, or too little of the network is in it.
     """
     given = {name: tensor for key, tensor in read(path).items() if (name := named(key)) is not None}
     own = network.state_dict()
@@ -54,11 +59,12 @@ def load_published(network: nn.Module, path: Path) -> None:
             fitting[name] = tensor
     body = [name for name in own if not is_head(name) and not name.endswith("num_batches_tracked")]
     absent = [name for name in body if name not in fitting]
-    if 2 * len(absent) > len(body):
+    if 2 * len(absent) > len(body) or (whole and absent):
         raise BadModel(
             f"{len(absent)} of the network's {len(body)} tensors are not in it (first: '{absent[0]}').",
             where=path,
-            cure="Choose the architecture that these weights belong to: --set settings.architecture=...",
+            cure="Choose the network that these weights belong to: settings.architecture of classifiers, "
+            "settings.encoder of slides.",
         )
     for name, tensor in fitting.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

@@ -1,4 +1,4 @@
-"""A small encoder of tiles: what is known of textures from filters that need not be trained."""
+"""Encoders of tiles: textures by filters that need not be trained, and published ResNets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from isocenter.parts.networks.resnet import ResNet
+from isocenter.parts.rules.normalisation import IMAGENET_MEAN, IMAGENET_SD
+from isocenter.records import Network
 
 
 class TextureEncoder(nn.Module):
@@ -51,3 +55,60 @@ class TextureEncoder(nn.Module):
 def _statistics(maps: Tensor) -> Tensor:
     spread, mean = torch.std_mean(maps.float(), dim=(2, 3))
     return torch.cat([mean, spread], dim=1)
+
+
+class ResNetEncoder(nn.Module):
+    """A published ResNet up to its third level, whose features are averaged over the tile.
+
+    The fourth level is about ImageNet's classes, and is left out as by CLAM.
+
+    Attributes:
+        WIDTH: Numbers that it makes of a tile.
+        BLOCKS: Of each level.
+        BOTTLENECK: Whether blocks have three convolutions.
+
+    Args:
+        tile: Pixels of a tile's side; not used, for a mean has one size.
+
+    Source: Lu et al., "Data-efficient and weakly supervised computational pathology on whole-slide images",
+    Nature Biomedical Engineering 5 (2021), methods.
+    """
+
+    WIDTH: ClassVar[int]
+    BLOCKS: ClassVar[tuple[int, ...]]
+    BOTTLENECK: ClassVar[bool]
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, tile: int = 0) -> None:
+        super().__init__()
+        plan = Network(
+            features=(64, 128, 256),
+            kernels=((3, 3),) * 3,
+            strides=((4, 4), (2, 2), (2, 2)),
+            convolutions=self.BLOCKS,
+            decoder_convolutions=(),
+            norm="batch",
+            activation="relu",
+            deep_supervision=False,
+        )
+        self.body = ResNet(plan, 3, 1, bottleneck=self.BOTTLENECK)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
+        self.register_buffer("sd", torch.tensor(IMAGENET_SD).view(3, 1, 1))
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """Tiles (n, 3, y, x) of colours from -1 to 1, to (n, WIDTH)."""
+        coloured = ((tiles + 1) / 2 - self.mean) / self.sd
+        return self.body.maps(coloured).float().mean(dim=(2, 3))
+
+
+class ResNet18Encoder(ResNetEncoder):
+    """Two blocks of two convolutions a level."""
+
+    WIDTH, BLOCKS, BOTTLENECK = 256, (2, 2, 2), False
+
+
+class ResNet50Encoder(ResNetEncoder):
+    """Blocks of three convolutions, as CLAM's."""
+
+    WIDTH, BLOCKS, BOTTLENECK = 1024, (3, 4, 6), True

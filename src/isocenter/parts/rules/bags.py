@@ -85,6 +85,25 @@ def hidden(fingerprint: Fingerprint) -> tuple[tuple[int, ...], str]:
     return (512,), "One layer, as CLAM: features of an encoder need only be weighed (Lu et al. 2021)."
 
 
+def is_published(encoder: str) -> bool:
+    """Whether an encoder is of use under published weights alone."""
+    return encoder.startswith("resnet")
+
+
+def encoder(name: str, weights: str | None) -> str:
+    """Why features of tiles are made by this encoder, and what it knows."""
+    if is_published(name):
+        return (
+            f"{name}, as asked for, up to its third level as CLAM: the fourth is about ImageNet's classes. "
+            "Tiles are seen under ImageNet's mean and spread, which the published weights have learnt."
+        )
+    if weights is not None:
+        return f"{name}, whose weights are given (settings.weights)."
+    if name == "texture":
+        return "Filters that need no learning tell textures and colours apart; no weights are given."
+    return f"{name}: it begins with random weights, for none are given (settings.weights)."
+
+
 def pretrain(weights: str | None) -> tuple[float, str]:
     """The share of the budget in which a transformer of tiles learns without labels."""
     if weights is not None:
