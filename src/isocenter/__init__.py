@@ -300,12 +300,19 @@ def evaluate(
 
     Raises:
         BadDataset: Partners are missing, or an answer lies on another grid.
+        BadPlan: There is no such task or consensus, or a consensus is asked for that the task has not.
     """
     from isocenter.pipeline import evaluate as stage
 
     if consensus is not None:
+        from isocenter.errors import BadPlan
         from isocenter.pipeline import raters
 
+        if task not in (None, raters.TASK):
+            raise BadPlan(
+                f"a consensus of drawings answers '{raters.TASK}', not '{task}'.",
+                cure="Leave --task out, or judge by one rater at a time without --consensus.",
+            )
         return raters.judge(
             Path(answers), Path(truths), Path(out), consensus, missing=missing, workers=workers
         )

@@ -361,6 +361,47 @@ def test_pairs_of_single_images_are_asked_about_by_their_answers_names(tmp_path:
     assert [case.case for case in scores.cases] == ["a__to__b"]
     assert scores.cases[0].values["cube"]["dice"] == 1
     assert scores.cases[0].values["deformation"]["folding"] == 0
+    (tmp_path / "answers" / "a__to__b.nii.gz").rename(tmp_path / "answers" / "a.nii.gz")
+    with pytest.raises(
+        BadDataset, match=r"no answer is named after a fixed and a moving image.*moving__to__fixed"
+    ):
+        evaluate(tmp_path / "answers", data, task="registration")
+
+
+@pytest.mark.parametrize("task", ["restoration", None])
+def test_of_a_dataset_of_targets_the_targets_alone_are_truths(tmp_path: Path, task: str | None) -> None:
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        clean = rng.integers(0, 200, (1, 24, 24)).astype(np.uint8)
+        for folder, array in (("data/noisy", 255 - clean), ("data/clean", clean), ("answers", clean)):
+            path = tmp_path / folder / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            images.write(array, path, Geometry.plain((24, 24)))
+    scores = evaluate(tmp_path / "answers", tmp_path / "data", task=task)
+    assert [case.case for case in scores.cases] == ["a", "b", "c"]
+    assert scores.summary["image"]["mae"].mean == 0
+
+
+@pytest.mark.parametrize("task", ["counting", None])
+def test_of_a_dataset_of_points_the_images_are_no_truths(tmp_path: Path, task: str | None) -> None:
+    write(tmp_path / "data" / "images" / "a.png", grid=Geometry.plain((24, 24)))
+    (tmp_path / "data" / "points.csv").write_text("case,x,y\na,1,2\na,5,6\n", encoding="utf-8")
+    answer = tmp_path / "answers" / "a.json"
+    answer.parent.mkdir()
+    answer.write_text('{"counts": {"object": 3}, "points": []}', encoding="utf-8")
+    scores = evaluate(tmp_path / "answers", tmp_path / "data", task=task)
+    assert (scores.task, [case.case for case in scores.cases]) == ("counting", ["a"])
+
+
+def test_folders_of_classes_are_truths_of_scores(tmp_path: Path) -> None:
+    for name in ("cat/a", "cat/b", "dog/c", "dog/d"):
+        write(tmp_path / "data" / f"{name}.png", grid=Geometry.plain((8, 8)))
+    scored = tmp_path / "scores.csv"
+    scored.write_text("case,cat,dog\na,.9,.1\nb,.8,.2\nc,.3,.7\nd,.4,.6\n", encoding="utf-8")
+    scores = evaluate(scored, tmp_path / "data", task="classification")
+    assert {found["roc_auc"].mean for found in scores.summary.values() if "roc_auc" in found} == {1.0}
+    with pytest.raises(BadDataset, match="say with --task"):
+        evaluate(scored, tmp_path / "data")
 
 
 def test_pairs_of_a_manifest_are_judged_by_its_folder(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import isocenter
 from isocenter import images
-from isocenter.errors import BadDataset, BadPlan, RunFailed
+from isocenter.errors import BadDataset, BadPlan, IsocenterWarning, RunFailed
 from isocenter.pipeline import raters as stage
 from isocenter.records import Raters
 
@@ -93,3 +94,47 @@ def test_one_rater_alone_or_an_unknown_rule_is_refused(drawn: Path) -> None:
         stage.judge(drawn / "answers", drawn / "raters", drawn / "out", "mode")  # type: ignore[arg-type]
     with pytest.raises(BadDataset, match="needs two"):
         stage.judge(drawn / "answers", drawn / "answers", drawn / "out")
+
+
+def test_answers_of_other_endings_and_labels_of_their_own_are_judged_everywhere(drawn: Path) -> None:
+    for name in "ab":
+        (drawn / "answers" / f"{name}.nii.gz").rename(drawn / "answers" / f"{name}_pred.nii.gz")
+    nib.save(
+        nib.Nifti1Image(np.full((12, 10, 8), 3, np.uint8), np.diag([1.0, 1.0, 2.0, 1.0])),
+        drawn / "answers" / "a_pred.nii.gz",
+    )
+    scores = stage.judge(drawn / "answers", drawn / "raters", drawn / "out")
+    found = Raters.load(drawn / "out" / "raters.json")
+    assert {(row.case, row.label) for row in found.rows if row.kind == "answer"} == {
+        (case, label) for case in "ab" for label in "13"
+    }
+    assert {case.case: case.values["3"]["dice"] for case in scores.cases}["a"] == 0
+
+
+def test_a_missing_answer_counts_as_empty_in_both_tables(drawn: Path) -> None:
+    (drawn / "answers" / "a.nii.gz").unlink()
+    with pytest.raises(BadDataset, match="1 truth without an answer: a"):
+        stage.judge(drawn / "answers", drawn / "raters", drawn / "out")
+    with pytest.warns(IsocenterWarning, match="judged as empty"):
+        scores = stage.judge(drawn / "answers", drawn / "raters", drawn / "out", missing="empty")
+    rows = Raters.load(drawn / "out" / "raters.json").rows
+    shown = next(row for row in rows if (row.case, row.who, row.against) == ("a", "answer", "others"))
+    assert shown.values["dice"] == 0
+    assert {case.case: case.values["1"]["dice"] for case in scores.cases}["a"] == 0
+
+
+def test_the_consensus_of_other_cases_is_not_judged_as_if_it_were_of_these(drawn: Path) -> None:
+    stage.judge(drawn / "answers", drawn / "raters", drawn / "out")
+    for rater in ("ann", "ben", "cho"):
+        (drawn / "raters" / rater / "b.nii.gz").unlink()
+    (drawn / "answers" / "b.nii.gz").unlink()
+    with pytest.raises(BadPlan, match="consensus of other cases lies here already, 'b'"):
+        stage.judge(drawn / "answers", drawn / "raters", drawn / "out")
+    assert len(stage.judge(drawn / "answers", drawn / "raters", drawn / "other").cases) == 1
+
+
+def test_a_consensus_is_one_of_label_images(drawn: Path) -> None:
+    out = drawn / "out"
+    with pytest.raises(BadPlan, match="answers 'segmentation', not 'detection'"):
+        isocenter.evaluate(drawn / "answers", drawn / "raters", out, task="detection", consensus="majority")
+    assert not out.exists()

@@ -35,8 +35,11 @@ _TAG = re.compile(
     re.IGNORECASE,
 )
 _DEFAULT = "segmentation"
+_FILES = "files"
 _PLAIN = (".json", ".geojson", ".csv", ".tsv", ".npz", ".npy", ".txt")
 _NO_ANSWER = "no answer"
+_SAME_NAMES = "Give partners the same name, or ask for missing answers to be judged as empty."
+_SAY_TASK = "If these are no label images, say with --task what they answer."
 _LISTED = 8
 _SMALL = 4_000_000
 
@@ -88,7 +91,8 @@ def evaluate(
     dataset = _asked(_dataset(Path(truths), task, labels), [Path(answers)])
     judge = tasks.load(dataset.task)
     if judge.paired:
-        found = _matched(dataset, Path(answers), judge, missing)
+        plain = task is None and dataset.layout == _FILES and judge.name == _DEFAULT
+        found = matched(dataset, Path(answers), missing, hint=_SAY_TASK if plain else "")
     else:
         found = _beside(dataset, Path(answers), judge)
         dataset = dataset.changed(cases=tuple(case for case in dataset.cases if case.id in found))
@@ -222,28 +226,45 @@ def _dataset(truths: Path, task: str | None, labels: Sequence[Label] | None) -> 
     alone = not tasks.load(whole.task).paired  # a real image is a truth by itself
     cases = tuple(case for case in whole.cases if case.truth or alone)
     if not cases:
-        raise BadDataset("there is no truth in it.", where=truths)
+        raise BadDataset("there is no truth in it.", where=truths, cure="" if task else _SAY_TASK)
     return whole.changed(cases=cases, **({} if labels is None else {"labels": tuple(labels)}))
 
 
 def _asked(dataset: Dataset, answers: Sequence[Path]) -> Dataset:
-    """The questions that answers are named after, where cases alone are not what is asked."""
+    """The questions that answers are named after, where cases alone are not what is asked.
+
+    Raises:
+        BadDataset: Images are asked about together, and no answer says which.
+    """
     judge = tasks.load(dataset.task)
     names = (name for each in answers for name in named_answers(each, judge))
     questions = named_questions(dataset, names)
+    if not questions and _asks_together(dataset, judge):
+        raise BadDataset(
+            f"no answer is named after a {' and a '.join(judge.inputs)} image of the dataset, so that nobody "
+            "can tell what was brought to what.",
+            where=answers[0],
+            cure="Call answers moving__to__fixed by the cases' names, as `isocenter predict` does with a "
+            "manifest of pairs.",
+        )
     return dataset.changed(cases=tuple(questions)) if questions else dataset
+
+
+def _asks_together(dataset: Dataset, judge: Task) -> bool:
+    """Whether cases are single images where the task is about several."""
+    return any(case.inputs and set(judge.inputs) - set(case.inputs) for case in dataset.cases)
 
 
 def named_questions(dataset: Dataset, names: Iterable[str]) -> list[Case]:
     """The questions that names tell where images are asked about together, as pairs are; none elsewhere."""
     judge = tasks.load(dataset.task)
-    if not any(case.inputs and set(judge.inputs) - set(case.inputs) for case in dataset.cases):
+    if not _asks_together(dataset, judge):
         return []
     questions = []
     for name in _in_order(names):
         with contextlib.suppress(BadDataset):  # told as an answer without a truth
             questions.append(judge.question(dataset, name))
-    return questions
+    return [question for question in questions if set(judge.inputs) <= set(question.inputs)]
 
 
 def _of_one_file(truths: Path, task: str | None) -> Dataset | None:
@@ -258,7 +279,7 @@ def _of_one_file(truths: Path, task: str | None) -> Dataset | None:
     return Dataset(
         name=truths.stem,
         root=str(truths.resolve().parent),
-        layout="files",
+        layout=_FILES,
         task=judge.name,
         channels=(),
         cases=tuple(case.changed(truth={**case.truth, **truth}) for case in cases),
@@ -269,11 +290,12 @@ def _is_dataset(truths: Path, task: str | None) -> bool:
     markers = ("dataset.json", "dataset_description.json", "isocenter.json")
     if truths.is_file() or any((truths / marker).is_file() for marker in markers):
         return True
-    if task is None:
+    if layouts.says_itself(truths) or task is None:
         return layouts.says_itself(truths)
     judge = tasks.load(task)
-    told_by_one_file = judge.pictured and len(judge.inputs) == 1  # several images make no truth by name alone
-    return not told_by_one_file and layouts.recognises(truths, task)
+    # Several images make no truth by name alone; and where no file is a truth, the layout must tell it.
+    told_by_files = judge.pictured and len(judge.inputs) == 1 and bool(judge.find(truths))
+    return not told_by_files and layouts.recognises(truths, task)
 
 
 def _opened(truths: Path, task: str | None) -> Dataset | None:
@@ -317,7 +339,7 @@ def _of_files(truths: Path, judge: Task, whole: Dataset | None) -> Dataset:
     plain = Dataset(
         name=truths.resolve().name,
         root=str(truths.resolve()),
-        layout="files",
+        layout=_FILES,
         task=judge.name,
         channels=(),
         cases=tuple(cases),
@@ -352,12 +374,21 @@ def _stem(path: Path) -> str:
 # ---------------------------------------------------------------------------------------------- who fits whom
 
 
-def _matched(dataset: Dataset, answers: Path, judge: Task, missing: Missing) -> dict[str, Path | None]:
-    """The answer to each case, by case id.
+def matched(
+    dataset: Dataset, answers: Path, missing: Missing = "refuse", *, hint: str = ""
+) -> dict[str, Path | None]:
+    """The answer to each case, by case id; None where there is none.
+
+    Args:
+        dataset: The cases with their truths.
+        answers: A folder of answers, or one file that names its cases.
+        missing: Whether an absent partner is refused, or warned of.
+        hint: What else may mend it if partners are absent.
 
     Raises:
         BadDataset: A partner is missing, or a name fits two.
     """
+    judge = tasks.load(dataset.task)
     named = named_answers(answers, judge)
     bare = _grouped(named)
     found: dict[str, Path | None] = {}
@@ -374,9 +405,8 @@ def _matched(dataset: Dataset, answers: Path, judge: Task, missing: Missing) -> 
         used |= fitting
         found[case.id] = named[next(iter(fitting))] if fitting else None
     strangers = set(named) - used - _company(named)
-    _refuse_strangers(
-        found, strangers, answers, missing, quiet=judge.unnamed_is_empty and not answers.is_dir()
-    )
+    quiet = judge.unnamed_is_empty and not answers.is_dir()
+    _refuse_strangers(found, strangers, answers, missing, quiet=quiet, hint=hint)
     return found
 
 
@@ -444,6 +474,7 @@ def _refuse_strangers(
     missing: Missing,
     *,
     quiet: bool,
+    hint: str,
 ) -> None:
     """Truths without an answer and answers without a truth are an error, or a warning where asked for.
 
@@ -464,7 +495,7 @@ def _refuse_strangers(
         raise BadDataset(
             " ".join(faults),
             where=answers,
-            cure="Give partners the same name, or ask for missing answers to be judged as empty.",
+            cure=f"{_SAME_NAMES} {hint}".strip(),
         )
     warnings.warn(
         f"{answers}: {' '.join(faults)} The first are judged as empty, the others left out.",

@@ -6,9 +6,11 @@ consensus that holds their own drawing, and an answer is judged by every consens
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from isocenter import files, images, tasks
-from isocenter.errors import BadDataset, BadPlan, suggestion
+from isocenter.errors import BadDataset, BadPlan, IsocenterError, IsocenterWarning, suggestion
 from isocenter.images.image import Image
 from isocenter.parts.metrics import consensus
 from isocenter.parts.metrics.lesions import all_lesions
@@ -27,6 +29,9 @@ from isocenter.pipeline import evaluate, progress
 from isocenter.records import Interval, Label, Raters, RaterScore, Scores
 
 Consensus = Literal["majority", "staple", "shape"]
+
+TASK = "segmentation"
+"""What raters answer: a consensus is one of label images."""
 
 RULES: Mapping[str, str] = {
     "majority": "Each voxel has the label that most raters gave it; a tie is background.",
@@ -75,18 +80,20 @@ def judge(
     if rule not in get_args(Consensus):
         raise BadPlan(f"there is no consensus '{rule}'.", cure=suggestion(rule, get_args(Consensus)))
     drawings = _drawings(Path(raters))
-    known = tuple(labels) if labels else _labels(drawings)
+    answered = evaluate.named_answers(Path(answers), tasks.load(TASK)).values()
+    known = tuple(labels) if labels else _labels(drawings, answered)
     truths = Path(out) / "consensus"
+    _refuse_others(truths, drawings)
     for case, by_rater in progress.track(drawings.items(), "Finding the consensus"):
         _write_consensus(case, _read(by_rater), known, rule, truths)
-    scores = evaluate.evaluate(
-        answers, truths, out, "segmentation", labels=known, missing=missing, workers=workers
-    )
-    given = {images.stem(path): path for path in tasks.load("segmentation").find(Path(answers))}
+    scores = evaluate.evaluate(answers, truths, out, TASK, labels=known, missing=missing, workers=workers)
+    with warnings.catch_warnings():  # what is missing has just been told
+        warnings.simplefilter("ignore", IsocenterWarning)
+        given = evaluate.matched(evaluate.asked(truths, [], TASK, workers), Path(answers), missing)
     rows = [
         row
         for case, by_rater in progress.track(drawings.items(), "Judging raters")
-        for row in _case_rows(case, by_rater, given.get(case), known, rule)
+        for row in _case_rows(case, by_rater, given[case], known, rule)
     ]
     found = Raters(
         consensus=rule,
@@ -137,6 +144,18 @@ def _drawings(raters: Path) -> dict[str, dict[str, Path]]:
     return {case: {name: found[case] for name, found in by_rater.items()} for case in cases}
 
 
+def _refuse_others(truths: Path, drawings: Mapping[str, Mapping[str, Path]]) -> None:
+    """A consensus that was found earlier, of other cases, would be judged as if it were of these."""
+    lying = sorted(_files(truths)) if truths.is_dir() else []
+    others = [case for case in lying if case not in drawings]
+    if others:
+        raise BadPlan(
+            f"the consensus of other cases lies here already, '{others[0]}' first.",
+            where=truths,
+            cure="Choose another --out, or delete that folder.",
+        )
+
+
 def _files(folder: Path) -> dict[str, Path]:
     return {images.stem(path): Path(path) for path in images.find(folder)}
 
@@ -152,10 +171,14 @@ def _read(by_rater: Mapping[str, Path]) -> dict[str, Image]:
     return found
 
 
-def _labels(drawings: Mapping[str, Mapping[str, Path]]) -> tuple[Label, ...]:
+def _labels(drawings: Mapping[str, Mapping[str, Path]], answers: Iterable[Path]) -> tuple[Label, ...]:
+    """Every value that occurs in a drawing or an answer; answers that cannot be read are told when judged."""
     values: set[int] = set()
     for by_rater in progress.track(drawings.values(), "Looking for labels"):
         for path in by_rater.values():
+            values |= {int(value) for value in np.unique(images.read_labels(path).array)}
+    for path in answers:
+        with contextlib.suppress(IsocenterError):
             values |= {int(value) for value in np.unique(images.read_labels(path).array)}
     named = sorted(values - {0}) or [1]
     return tuple(Label(name=str(value), values=(value,)) for value in named)
@@ -172,7 +195,7 @@ def _write_consensus(
     for label in labels:
         masks = [np.isin(image.array[0], label.values) for image in drawn.values()]
         agreed[_agreed(masks, rule, first.spacing_mm)] = label.values[0]
-    task = tasks.load("segmentation")
+    task = tasks.load(TASK)
     suffix = task.suffix(first.dims, first.source or "")
     task.save(agreed, folder / f"{case}{suffix}", first)
 
@@ -194,7 +217,9 @@ def _case_rows(
 ) -> Iterator[RaterScore]:
     drawn = _read(by_rater)
     first = next(iter(drawn.values()))
-    given = {} if answer is None else {"answer": images.read_labels(answer).array[0]}
+    # Who is missing was refused, or is to be judged as empty.
+    nothing = np.zeros(first.shape, dtype=np.int32)
+    given = {"answer": nothing if answer is None else images.read_labels(answer).array[0]}
     for label in labels:
         raters = {name: np.isin(image.array[0], label.values) for name, image in drawn.items()}
         answers = {name: np.isin(array, label.values) for name, array in given.items()}
