@@ -16,8 +16,11 @@ from isocenter.images.geometry import Geometry
 from isocenter.images.placement import Placement
 from isocenter.methods import load
 from isocenter.methods.counting.density import Density
-from isocenter.methods.method import Method
-from isocenter.records import Fingerprint, Plan
+from isocenter.methods.method import Method, Trial
+from isocenter.phantoms.cells import LOOKS, Protocol, write_dataset
+from isocenter.pipeline.run import Run
+from isocenter.records import Fingerprint, Label, Plan
+from isocenter.tasks.counting import Counted, Marked
 
 Built = Callable[[str, int], Method]
 KEY = "counting/density"
@@ -118,3 +121,102 @@ def test_a_run_is_trained_tuned_judged_and_answers_with_points_and_a_density(
     assert written == [tmp_path / "answers" / "000cell.json"]
     assert {"000cell.json", "000cell_density.tif", "000cell_points.csv"} <= names
     assert isocenter.report(run).is_file()
+
+
+KINDS = ("small", "large")
+
+
+def of_two_kinds(built: Built, **settings: object) -> Density:
+    method = with_settings(built(KEY, 2), **settings)
+    labels = tuple(Label(name=name, values=(value,)) for value, name in enumerate(KINDS, start=1))
+    found = load(KEY)(method.plan.changed(labels=labels), method.stage)
+    assert isinstance(found, Density)
+    return found
+
+
+def drawn(method: Density, points: list[tuple[float, float]], classes: list[int]) -> np.ndarray:
+    """The outputs of a network that is sure of these points."""
+    sample = {
+        "image": torch.zeros(1, 64, 64),
+        "points": torch.tensor(points),
+        "classes": torch.tensor(classes),
+        "mass": torch.ones(len(points), dtype=torch.float64),
+    }
+    return np.asarray(method.encode(sample)["density"].numpy())
+
+
+PLACES = [(16.0, 16.0), (16.0, 48.0), (48.0, 32.0)]
+
+
+def test_an_object_is_of_the_class_whose_density_is_highest_where_it_lies(built: Built) -> None:
+    method = of_two_kinds(built)
+    density = drawn(method, PLACES, [1, 0, 1])
+    placement = Placement(Geometry.plain((64, 64)), (0, 0), (64, 64), (64, 64))
+    unsure = density + 0.4 * density[::-1]  # each kind is mistaken for the other by four tenths
+    for outputs, counts in ((density, (1, 2)), (unsure, (1.8, 2.4))):
+        answer = method.decode({"density": outputs}, placement)
+        assert answer.labels == KINDS
+        assert answer.counts == pytest.approx(counts, abs=1e-3)
+        named = {tuple(point): kind for point, kind in zip(answer.points, answer.classes, strict=True)}
+        assert named.items() >= {PLACES[0]: 1, PLACES[1]: 0, PLACES[2]: 1}.items()
+
+
+def test_an_error_counts_as_much_as_its_class_weighs(built: Built) -> None:
+    method = of_two_kinds(built, windows=[1], weights=[3.0, 0.5])
+    truth = torch.zeros(1, 2, 8, 8)
+    for kind, weight in enumerate((3.0, 0.5)):
+        wrong = truth.clone()
+        wrong[:, kind] = 0.2
+        loss = method.criterion(wrong, density=truth)
+        torch.testing.assert_close(loss, torch.tensor(weight * 0.2 / 2))  # the mean of two classes
+
+
+def test_every_class_has_a_factor_of_its_own(built: Built) -> None:
+    method = of_two_kinds(built)
+    placement = Placement(Geometry.plain((64, 64)), (0, 0), (64, 64), (64, 64))
+    shares = np.array([0.5, 1.0]).reshape(2, 1, 1)  # half of the first kind is missed
+
+    def trial(classes: list[int]) -> Trial:
+        counts = (float(classes.count(0)), float(classes.count(1)))
+        points, kinds = np.array(PLACES), np.array(classes)
+        known = Counted(points=points, classes=kinds, counts=counts, density=None, labels=KINDS)
+        truth = Marked("one", known, placement.geometry)
+        return Trial({"density": shares * drawn(method, PLACES, classes)}, placement, truth)
+
+    seen = [trial(classes) for classes in ([0, 0, 1], [0, 1, 1], [0, 0, 1], [1, 0, 1])]
+    method.tuned = method.tune(lambda: iter(seen))
+    assert method.tuned == pytest.approx({"factor_small": 2.0, "factor_large": 1.0}, abs=1e-3)
+    assert method.decode(seen[0].outputs, placement).counts == pytest.approx((2, 1), abs=1e-2)
+
+
+def test_two_kinds_of_cells_are_learnt_counted_judged_and_reported_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISOCENTER_CACHE", str(tmp_path / "cache"))
+    looks = {name: LOOKS[name] for name in KINDS}
+    protocol = Protocol(shape=(64, 64), density=(80.0, 120.0), clustering=0.1, looks=looks)
+    cells, run, answers = (
+        write_dataset(tmp_path / "cells", 10, protocol=protocol),
+        tmp_path / "run",
+        tmp_path / "a",
+    )
+    scores = isocenter.train(cells, run, method=KEY, budget="2 epochs", device="cpu", workers=1)
+    assert set(scores.summary) == {*KINDS, "mean", "total"}
+    assert all(scores.summary[name]["mae"].n == len(scores.cases) for name in (*KINDS, "total"))
+    plan = Run(run).plan
+    names = [label.name for label in plan.labels]
+    marked = (cells / "points.csv").read_text(encoding="utf-8")
+    often = {name: marked.count(f",{name},") for name in names}
+    weights = dict(zip(names, plan.settings["weights"], strict=True))
+    assert weights["small"] / weights["large"] == pytest.approx(often["large"] / often["small"], rel=0.01)
+    assert json.loads((run / "fold_0" / "tuned.json").read_text()).keys() == {
+        f"factor_{name}" for name in names
+    }
+    isocenter.predict(run, [cells / "images"], answers, device="cpu")
+    said = json.loads((answers / "C001.json").read_text(encoding="utf-8"))
+    assert set(said["counts"]) == set(KINDS)
+    assert {point["label"] for point in said["points"]} <= set(KINDS)
+    again = isocenter.evaluate(answers, cells, tmp_path / "judged", task="counting")
+    assert set(again.summary) == {*KINDS, "mean", "total"}
+    page = isocenter.report(run).read_text(encoding="utf-8")
+    assert all(name in page for name in (*KINDS, "total"))

@@ -4,7 +4,8 @@ Loss: Σ_k λ_k |F_k − F̂_k|, mean over voxels (L1), in units of a single obj
 not vanish beside the background; with `settings.windows` also over means within windows, (1,) being the loss
 as published. Points are moved by augmentation and drawn afterwards, and resampling keeps each density's sum,
 so that the integral stays the count. Several classes are weighed by λ; an object's class is the arg-max of
-the classes' densities where their sum has a summit.
+the classes' densities where their sum has a summit. A constant error of the counts, of each class by itself,
+is corrected by a factor that is tuned on cases that are not scored.
 
 Summits say where objects lie; the count is the integral, not their number. The network sees some forty
 objects at once and takes its statistics over the batch: those of a single image follow how many objects it
@@ -161,16 +162,15 @@ class Density(SupervisedMaps):
     def decode(self, outputs: Mapping[str, np.ndarray], placement: Placement) -> Counted:
         """Density, counts and points on the file's own grid."""
         found = outputs["density"].astype(np.float32)
-        factor = self.tuned.get("factor", 1.0)
-        scale = self.unit * (factor if isinstance(factor, int | float) else 1.0)
         # What lies below zero belongs to the integral that was learnt, though a density has none of it.
-        totals = np.maximum(_sums(found), 0) * scale
+        totals = np.maximum(_sums(found), 0) * self.unit * self._factors()
         found = np.maximum(found, 0)
         density = _on_file(found, totals, placement)
         number = round(float(totals.sum()))
         points = densities.peaks(found.sum(axis=0), number, self.sigma, LEAST_SUMMIT)
         places = tuple(points.astype(np.int64).T)
-        classes = found[(slice(None), *places)].argmax(axis=0) if len(points) else np.zeros(0, np.int64)
+        here = found[(slice(None), *places)] * self._factors()[:, None]
+        classes = here.argmax(axis=0) if len(points) else np.zeros(0, np.int64)
         return Counted(
             points=points_in_file(points, placement),
             classes=classes.astype(np.int64),
@@ -180,14 +180,30 @@ class Density(SupervisedMaps):
         )
 
     def tune(self, trials: Callable[[], Iterator[Trial]]) -> dict[str, Any]:
-        """One factor for all counts, by which the density is wrong on cases that are not scored."""
+        """A factor for each label's counts, by which its density is wrong on cases that are not scored."""
         if not self.settings.calibrate:
             return {}
         counts = [
-            (sum(trial.truth.known.counts), sum(self.decode(trial.outputs, trial.placement).counts))
+            (trial.truth.known.counts, self.decode(trial.outputs, trial.placement).counts)
             for trial in islice(trials(), CALIBRATION_CASES)
         ]
-        return {"factor": densities.calibration(*zip(*counts, strict=True)) if counts else 1.0}
+        if not counts:
+            return dict.fromkeys(self._factor_names(), 1.0)
+        true, answered = np.moveaxis(np.array(counts, dtype=np.float64), 0, -1)
+        return {
+            name: densities.calibration(*sides)
+            for name, *sides in zip(self._factor_names(), true, answered, strict=True)
+        }
+
+    def _factor_names(self) -> tuple[str, ...]:
+        """What the labels' factors are called among what is tuned."""
+        labels = self.plan.labels
+        return ("factor",) if len(labels) == 1 else tuple(f"factor_{label.name}" for label in labels)
+
+    def _factors(self) -> np.ndarray:
+        """By which the labels' counts are corrected (label); 1 where nothing was tuned."""
+        found = (self.tuned.get(name) for name in self._factor_names())
+        return np.array([factor if isinstance(factor, int | float) else 1.0 for factor in found])
 
 
 def _counts(fingerprint: Fingerprint) -> list[int]:
