@@ -31,7 +31,7 @@ LABELS = (1, 2)
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    options.add_argument("--peer-python", default="/work/peers/bin/python")
+    options.add_argument("--peer-python", default="peers/bin/python")
     options.add_argument("--repeats", type=int, default=3)
     chosen = options.parse_args()
     truths = DATA / "hippocampus" / "labelsTr"

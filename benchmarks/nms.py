@@ -60,7 +60,7 @@ def peer(
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    options.add_argument("--peer-python", default="/work/peers/monai/bin/python")
+    options.add_argument("--peer-python", default="peers/monai/bin/python")
     options.add_argument("--boxes", type=int, default=3000)
     options.add_argument("--threshold", type=float, default=0.3)
     options.add_argument("--repeats", type=int, default=5)

@@ -36,7 +36,7 @@ MIRRORED = {"as_planned": None, "without_mirroring": False, "with_mirroring": Tr
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("--run", type=Path, required=True)
-    options.add_argument("--peer-python", default="/work/peers/bin/python")
+    options.add_argument("--peer-python", default="peers/bin/python")
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     chosen = options.parse_args()

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+_PLACE = re.compile(r" --out(?: |=)\S+")
+"""Where a run was put says nothing about its figures."""
 
 
 def record(name: str, figures: dict[str, Any], command: str) -> Path:
     """Write `results/<name>.json` and return its path; figures are plain numbers and strings."""
     content = {
         "benchmark": name,
-        "command": command,
+        "command": _PLACE.sub("", command),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "machine": _machine(),

@@ -178,7 +178,7 @@ def arguments() -> argparse.Namespace:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("--run", action="append", required=True)
     options.add_argument("--classic", action="append", help="affine and deformable if not given")
-    options.add_argument("--peer-python", default="/work/peers/ants/bin/python", help="empty for no peer")
+    options.add_argument("--peer-python", default="peers/ants/bin/python", help="empty for no peer")
     options.add_argument("--pairs", type=int, default=None, help="the first so many; all if not given")
     options.add_argument("--name", default="registration", help="of the file in benchmarks/results")
     chosen = options.parse_args()

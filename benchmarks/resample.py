@@ -31,7 +31,7 @@ SEPARATE = (0, 1, 1)
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    options.add_argument("--peer-python", default="/work/peers/bin/python")
+    options.add_argument("--peer-python", default="peers/bin/python")
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     chosen = options.parse_args()
