@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import isocenter
+from isocenter.errors import IsocenterWarning
 from isocenter.images.geometry import Geometry
 from isocenter.images.placement import Placement
 from isocenter.methods import load
@@ -19,7 +20,7 @@ from isocenter.methods.counting.density import Density
 from isocenter.methods.method import Method, Trial
 from isocenter.phantoms.cells import LOOKS, Protocol, write_dataset
 from isocenter.pipeline.run import Run
-from isocenter.records import Fingerprint, Label, Plan
+from isocenter.records import Budget, Fingerprint, Label, Machine, Plan
 from isocenter.tasks.counting import Counted, Marked
 
 Built = Callable[[str, int], Method]
@@ -49,8 +50,6 @@ def test_with_windows_of_one_the_loss_is_the_published_one(built: Built) -> None
 
 
 def test_a_wider_network_is_planned_where_there_is_time(measured: Callable[[str, int], Fingerprint]) -> None:
-    from isocenter.records import Budget, Machine
-
     kind = load(KEY)
     settings, _ = kind.decide(measured(KEY, 2), kind.Settings())
     machine = Machine(device="cpu", name="a test", cores=1, memory_gb=8.0)
@@ -187,6 +186,16 @@ def test_every_class_has_a_factor_of_its_own(built: Built) -> None:
     method.tuned = method.tune(lambda: iter(seen))
     assert method.tuned == pytest.approx({"factor_small": 2.0, "factor_large": 1.0}, abs=1e-3)
     assert method.decode(seen[0].outputs, placement).counts == pytest.approx((2, 1), abs=1e-2)
+
+
+def test_watershed_says_that_it_tells_no_kinds_apart(
+    measured: Callable[[str, int], Fingerprint],
+) -> None:
+    kind, found = load("counting/watershed"), measured("counting/watershed", 2)
+    labels = tuple(Label(name=name, values=(value,)) for value, name in enumerate(KINDS, start=1))
+    machine = Machine(device="cpu", name="a test", cores=1, memory_gb=8.0)
+    with pytest.warns(IsocenterWarning, match="all objects are counted as 'small'"):
+        kind.configure(found.changed(labels=labels), Budget(epochs=1), machine, None, kind.Settings())
 
 
 def test_two_kinds_of_cells_are_learnt_counted_judged_and_reported_apart(

@@ -7,6 +7,7 @@ cases. Objects count at their centres, all as the first label.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
+from isocenter.errors import IsocenterWarning
 from isocenter.images.placement import Placement, points_in_file
 from isocenter.methods.method import UNCUT, Arrays, Network, Speed, Trial, Turn, Unread
 from isocenter.methods.supervised import SupervisedMaps
@@ -37,6 +39,12 @@ SMOOTHINGS = (1.0, 0.5, 2.0)
 DEPTHS = (0.75, 0.25, 1.5)
 
 
+ALL_AS_ONE = (
+    "Watershed tells no kinds apart: all objects are counted as '{}', and only the total of all labels says "
+    "how well. To count kinds, choose counting/density."
+)
+
+
 class WatershedSettings(Record):
     """A fixed threshold in normalised intensities, or Otsu's; whether objects are bright, or decided."""
 
@@ -58,6 +66,8 @@ class WatershedCount(SupervisedMaps):
         cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
     ) -> tuple[Stage, ...]:
         """The grid of the common rules, and no network."""
+        if len(fingerprint.labels) > 1:
+            warnings.warn(ALL_AS_ONE.format(fingerprint.labels[0].name), IsocenterWarning, stacklevel=2)
         once = budget.changed(seconds=None, epochs=1)
         stages = super().configure(fingerprint, once, machine, None, settings)
         return tuple(stage.changed(network=None) for stage in stages)
