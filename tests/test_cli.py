@@ -107,6 +107,8 @@ def test_without_a_command_help_is_shown(capsys: Capture) -> None:
         (["plan", "data", "--workers", "-1"], "--workers. Must be >= 0."),
         (["train", "data", "--out", "x", "--workers", "-1"], "--workers. Must be >= 0."),
         (["methods", "--task", "segmentatoin"], "Did you mean 'segmentation'?"),
+        (["plan", "data", "--method", "segmentation/nnunett"], "there is no method 'segmentation/nnunett'"),
+        (["plan", "data", "--method", "nnunet"], "there is no method 'nnunet'"),
     ],
 )
 def test_bad_usage_ends_with_one_clear_paragraph(words: list[str], said: str, capsys: Capture) -> None:

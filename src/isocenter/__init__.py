@@ -397,8 +397,9 @@ def _dataset(
         return data
     if method is not None:
         from isocenter.errors import BadPlan
-        from isocenter.methods import task_of
+        from isocenter.methods import card, task_of
 
+        card(method)  # an unknown method is told as such
         answered = task_of(method)
         if task not in (None, answered):
             raise BadPlan(
