@@ -138,3 +138,11 @@ def test_a_consensus_is_one_of_label_images(drawn: Path) -> None:
     with pytest.raises(BadPlan, match="answers 'segmentation', not 'detection'"):
         isocenter.evaluate(drawn / "answers", drawn / "raters", out, task="detection", consensus="majority")
     assert not out.exists()
+
+
+def test_a_dataset_is_no_folder_of_raters(drawn: Path) -> None:
+    for rater, name in (("ann", "images"), ("ben", "labels")):
+        (drawn / "raters" / rater).rename(drawn / "raters" / name)
+    with pytest.raises(BadDataset, match="a dataset, not a folder of raters"):
+        stage.judge(drawn / "answers", drawn / "raters", drawn / "out")
+    assert not (drawn / "out").exists()

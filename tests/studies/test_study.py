@@ -114,6 +114,14 @@ def test_finished_runs_of_other_terms_are_no_part_of_a_study(
     assert "task was the study's own, now it is counting" in told
 
 
+def test_a_measure_that_the_task_has_not_is_told_before_anything_is_trained(
+    discs: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert cli.main(words(discs, tmp_path / "study", "--measure", "rmsse")) == 2
+    assert "has no measure 'rmsse'. Did you mean 'rmse'?" in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
 def test_a_dataset_that_has_changed_since_is_told(discs: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "study"
     assert cli.main(words(discs, out)) == 0

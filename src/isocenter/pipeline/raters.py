@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from isocenter import files, images, tasks
 from isocenter.errors import BadDataset, BadPlan, IsocenterError, IsocenterWarning, suggestion
+from isocenter.images import layouts
 from isocenter.images.image import Image
 from isocenter.parts.metrics import consensus
 from isocenter.parts.metrics.lesions import all_lesions
@@ -123,6 +124,12 @@ def table(found: Raters) -> str:
 
 def _drawings(raters: Path) -> dict[str, dict[str, Path]]:
     """The file of every rater by case; every rater has drawn every case."""
+    if raters.is_dir() and layouts.says_itself(raters):
+        raise BadDataset(
+            "this is a dataset, not a folder of raters.",
+            where=raters,
+            cure="Give a folder with a folder of label images for each rater, or leave --consensus out.",
+        )
     folders = sorted(path for path in raters.iterdir() if path.is_dir()) if raters.is_dir() else []
     by_rater = {folder.name: _files(folder) for folder in folders}
     by_rater = {name: found for name, found in by_rater.items() if found}

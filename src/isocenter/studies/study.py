@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from isocenter import files, methods, tasks
-from isocenter.errors import BadPlan, RunFailed
+from isocenter.errors import BadPlan, RunFailed, suggestion
 from isocenter.images.layouts import open_dataset, read_inputs
 from isocenter.pipeline import contestants, progress
 from isocenter.pipeline import plan as planning
@@ -169,6 +169,7 @@ def conduct(
         dataset = study.generate(out / "data", wishes.seed)
     else:
         dataset = open_dataset(data, wishes.task or study.task(wishes))
+    _refuse_unknown_measure(wishes.measure, dataset.task)
     points = tuple(_changed(point, wishes.changes) for point in study.points(dataset, wishes))
     for point in points:
         _refuse_other_run(point, Run(out / point.name), budget, wishes.seed)
@@ -205,6 +206,13 @@ def _changed(point: Point, changes: Mapping[str, Any]) -> Point:
     if taken := sorted(set(changes) & set(point.changes)):
         raise BadPlan(f"{taken[0]} is what this study varies itself.", cure="Leave this --set out.")
     return replace(point, changes={**changes, **point.changes})
+
+
+def _refuse_unknown_measure(measure: str | None, task: str) -> None:
+    """Say before any training that points cannot be compared by it."""
+    known = tasks.load(task).measures
+    if measure is not None and measure not in known:
+        raise BadPlan(f"the task '{task}' has no measure '{measure}'.", cure=suggestion(measure, known))
 
 
 def _terms(name: str, data: Path | None, budget: Budget, wishes: Wishes) -> Terms:
