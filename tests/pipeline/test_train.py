@@ -103,25 +103,74 @@ def test_another_seed_gives_other_weights(blobs: Path, make_run: Planned) -> Non
     assert not _same(*[_weights(run) for run in runs])
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(
-    blobs: Path, make_run: Planned, number: signal.Signals
+ENDING = """
+import os, sys
+from pathlib import Path
+from isocenter.cli import main
+from isocenter.pipeline.learn import Learning
+moment, number = sys.argv[1], int(sys.argv[2])
+step, write, written = Learning._step, Path.write_bytes, []
+def ended_in_a_step(self, *given):
+    if self.step == 3:
+        os.kill(os.getpid(), number)
+    return step(self, *given)
+def ended_while_saving(self, content):
+    if self.name.startswith(".checkpoint"):
+        written.append(self)
+        if len(written) == 3:
+            write(self, content[: len(content) // 2])
+            os.kill(os.getpid(), number)
+    return write(self, content)
+if moment == "step":
+    Learning._step = ended_in_a_step
+else:
+    Path.write_bytes = ended_while_saving
+sys.exit(main(sys.argv[3:]))
+"""
+"""The command line, with a signal that comes in the fourth step or half-way through the third checkpoint."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(blobs: Path, make_run: Planned) -> dict[str, torch.Tensor]:
+    """The weights of two epochs that nothing disturbed."""
+    run = make_run(checkpoint_seconds=0.0)
+    subprocess.run(_command(blobs, run), check=True, capture_output=True, timeout=200)
+    return _weights(run)
+
+
+@pytest.mark.parametrize(
+    ("moment", "number", "reached"),
+    [
+        ("step", signal.SIGKILL, 3),
+        ("save", signal.SIGKILL, 2),
+        ("step", signal.SIGTERM, 4),
+        ("step", signal.SIGINT, 4),
+    ],
+)
+def test_a_run_that_is_ended_and_resumed_ends_with_the_same_weights(
+    blobs: Path,
+    make_run: Planned,
+    uninterrupted: dict[str, torch.Tensor],
+    moment: str,
+    number: signal.Signals,
+    reached: int,
 ) -> None:
-    whole, broken = (make_run(budget="14 epochs", checkpoint_seconds=0.0) for _ in range(2))
-    subprocess.run(_command(blobs, whole), check=True, capture_output=True, timeout=200)
-    process = subprocess.Popen(_command(blobs, broken), stderr=subprocess.PIPE, text=True)
-    checkpoint = broken / "fold_0" / "checkpoint.safetensors"
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert checkpoint.exists(), said
-    assert "Traceback" not in said
-    assert not (broken / "fold_0" / "weights.safetensors").exists()
-    subprocess.run(_command(blobs, broken, "--resume"), check=True, capture_output=True, timeout=200)
-    assert _same(_weights(whole), _weights(broken))
+    run = make_run(checkpoint_seconds=0.0)
+    command = _command(blobs, run)[3:]
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDING, moment, str(int(number)), *command],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert ended.returncode == (-number if number == signal.SIGKILL else 130)
+    assert "Traceback" not in ended.stderr
+    assert ("Go on with --resume" in ended.stderr) == (number != signal.SIGKILL)
+    assert _facts(run / "fold_0" / "checkpoint.safetensors")["step"] == reached
+    assert not (run / "fold_0" / "weights.safetensors").exists()
+    subprocess.run(_command(blobs, run, "--resume"), check=True, capture_output=True, timeout=200)
+    assert _same(uninterrupted, _weights(run))
 
 
 def _command(data: Path, run: Path, *more: str) -> list[str]:
