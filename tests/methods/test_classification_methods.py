@@ -16,7 +16,8 @@ from sklearn.svm import LinearSVC
 
 import isocenter
 from isocenter import images
-from isocenter.errors import BadModel, BadPlan
+from isocenter.compute import Compute
+from isocenter.errors import BadModel, BadPlan, IsocenterWarning, RunFailed
 from isocenter.images.geometry import Geometry
 from isocenter.images.image import Image
 from isocenter.images.layouts import open_dataset, read_image
@@ -30,7 +31,7 @@ from isocenter.methods.classes import (
 from isocenter.methods.classification.auxloss import answered
 from isocenter.methods.classification.finetune import FineTune, network_of, one_machine, support_vectors
 from isocenter.methods.classification.hemis import moments
-from isocenter.methods.method import Method, Request, Trial
+from isocenter.methods.method import Batch, Method, Request, Trial
 from isocenter.methods.views import MultiView
 from isocenter.parts.explain import maps
 from isocenter.parts.networks.published import load_published
@@ -625,6 +626,61 @@ def test_the_passes_of_all_maps_and_tests_are_known_beforehand(
     for _ in range(3):
         explainer.explain(a_picture())
     assert shown.done == explainer.work(3)
+
+
+def short_of_memory(network: Classifier, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a network ask for more memory than there is, whenever more images come at once than `most`."""
+    plain = network.scores
+
+    def ask(batch: Batch) -> torch.Tensor:
+        if len(batch["image"]) > most:
+            torch.empty(2**55)
+        return plain(batch)
+
+    monkeypatch.setattr(network, "scores", ask)
+
+
+def test_maps_for_which_memory_runs_out_are_made_in_smaller_batches_and_it_is_said(
+    several: tuple[Classifier, Classifier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explainer = Explainer(a_model(several[0]), ("integrated", "occlusion"))
+    expected = explainer.explain(a_picture())
+    short_of_memory(several[0], 4, monkeypatch)
+    with pytest.warns(IsocenterWarning, match="batches 4 times smaller") as told:
+        found = explainer.explain(a_picture())
+    assert len(told) == 1
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.map, other.map, atol=1e-5)
+
+
+def test_a_device_that_is_too_small_for_one_image_is_left_for_the_cpu_and_it_is_said(
+    several: tuple[Classifier, Classifier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = a_model(several[0])
+    compute = Compute(torch.device("cuda"), several[0].stage.training)
+    model.members[0].compute = compute
+    plain = maps.gradient
+
+    def too_large(*given: object) -> maps.Map:
+        if compute.device.type != "cpu":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        return plain(*given)  # type: ignore[arg-type]  # handed on as they came
+
+    monkeypatch.setattr(maps, "gradient", too_large)
+    with pytest.warns(IsocenterWarning, match="made on the CPU from now on"):
+        (found,) = Explainer(model, ("gradient",)).explain(a_picture())
+    assert found.map.any()
+
+
+def test_memory_that_no_image_can_do_with_ends_the_explaining_with_a_cure(
+    several: tuple[Classifier, Classifier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short_of_memory(several[0], 0, monkeypatch)
+    model = a_model(several[0])
+    model.members[0].compute = Compute(torch.device("cpu"), several[0].stage.training)
+    with pytest.raises(RunFailed, match="memory ran out") as fault:
+        Explainer(model, ("gradient",)).explain(a_picture())
+    assert "--explain" in fault.value.cure
 
 
 def test_a_method_of_one_view_refuses_cases_without_a_channel(tmp_path: Path) -> None:

@@ -16,17 +16,21 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
+from isocenter import compute as computing
 from isocenter import files, images
-from isocenter.errors import BadPlan, suggestion
+from isocenter.errors import BadPlan, IsocenterWarning, RunFailed, suggestion
 from isocenter.images.image import Image
 from isocenter.images.placement import Placement
 from isocenter.images.resample import resample
@@ -46,6 +50,8 @@ from isocenter.pipeline.predict import Model
 from isocenter.pipeline.prepare import prepare_inputs
 from isocenter.pipeline.progress import Bar
 from isocenter.tasks.bag_files import FAILED
+
+Result = TypeVar("Result")
 
 TESTED = 2
 """Images on which a kind of map is tested."""
@@ -132,6 +138,7 @@ class Explainer(Tested):
 
     Attributes:
         overlapping: Whether occluding windows of written maps overlap by half.
+        pieces: In how many parts the images that go through a network together are taken.
         shown: Advanced by every pass forward through a network; see `work`.
 
     Raises:
@@ -152,6 +159,7 @@ class Explainer(Tested):
         self.networks = len(self.methods)
         self.outcomes = {}
         self.overlapping = True
+        self.pieces = 1
         self.shown = Bar()
 
     def begin(self, image: Image, count: int) -> float:
@@ -165,7 +173,7 @@ class Explainer(Tested):
             The seconds that all tests and maps will take.
         """
         arrays, _ = prepare_inputs([image], self.method)
-        pace = self._pace(arrays)
+        pace = self._patiently(lambda: self._pace(arrays), image)
         self.overlapping = True
         self.overlapping = self.work(count) * pace <= LONGEST
         return self.work(count) * pace
@@ -185,12 +193,16 @@ class Explainer(Tested):
         for kind in self.kinds:
             found = []
             for number, image in enumerate(inputs[:TESTED]):
-                arrays, _ = prepare_inputs([image], self.method)
-                target = int(self._probabilities(arrays).argmax())
-                networks = [method.modules["network"] for method in self.methods]
-                explain = self._explained(kind, arrays, target)
-                found.append(randomised(networks, explain, seed=seed, every=not number))
+                found.append(
+                    self._patiently(partial(self._tested, kind, image, seed, every=not number), image)
+                )
             self.outcomes[kind] = tuple(found)
+
+    def _tested(self, kind: Kind, image: Image, seed: int, *, every: bool) -> Outcome:
+        arrays, _ = prepare_inputs([image], self.method)
+        target = int(self._probabilities(arrays).argmax())
+        networks = [method.modules["network"] for method in self.methods]
+        return randomised(networks, self._explained(kind, arrays, target), seed=seed, every=every)
 
     def against(self, other: Model, inputs: Sequence[Image]) -> dict[Kind, float]:
         """The data randomisation test: how like the maps are to those of a model that learnt random labels.
@@ -228,11 +240,11 @@ class Explainer(Tested):
         names = [each.name for each in self.model.plan.labels]
         if label is not None and label not in names:
             raise BadPlan(f"the model knows no class '{label}'.", cure=suggestion(label, names))
-        sure = self._probabilities(arrays)
+        sure = self._patiently(lambda: self._probabilities(arrays), image)
         target = int(sure.argmax()) if label is None else names.index(label)
         made = []
         for kind in self.kinds:
-            found, gap = self.of(kind, arrays, target)
+            found, gap = self._patiently(partial(self.of, kind, arrays, target), image)
             whole = _in_file(found, placement)
             made.append(Explanation(kind, names[target], whole, float(sure[target]), gap))
         return made
@@ -256,6 +268,45 @@ class Explainer(Tested):
 
     # ---------------------------------------------------------------------------------------- the network
 
+    def _patiently(self, work: Callable[[], Result], image: Image) -> Result:
+        """Do some work of the networks; where memory runs out, anew with less, and say so once.
+
+        Raises:
+            RunFailed: Memory does not suffice for one image on the CPU.
+        """
+        told = ""
+        while True:
+            try:
+                done = work()
+            except (RuntimeError, MemoryError) as error:
+                if not computing.out_of_memory(error):
+                    raise
+                if not (told := self._spared()):
+                    raise RunFailed(
+                        "memory ran out while this image's answer was explained.",
+                        where=image.source or "an image",
+                        cure="Free memory, explain on a machine with more, or leave --explain out.",
+                    ) from error
+            else:
+                if told:
+                    warnings.warn(told, IsocenterWarning, stacklevel=3)
+                return done
+
+    def _spared(self) -> str:
+        """Take half as many images at once from now on, in the end on the CPU; says so, or nothing if all of
+        that is done already."""
+        if self.pieces < maps.BATCH:
+            self.pieces *= 2
+            return f"Memory ran out: maps are now made in batches {self.pieces} times smaller."
+        moved = [computing.retreat(member.compute, member.methods) for member in self.model.members]
+        if any(moved):
+            return "Memory ran out: maps are made on the CPU from now on."
+        return ""
+
+    def _at_once(self, image: Tensor) -> int:
+        """How many images of this size go through a network together."""
+        return max(1, maps.at_once(image) // self.pieces)
+
     def _probabilities(self, arrays: Arrays) -> np.ndarray:
         with torch.inference_mode():
             each = [
@@ -271,7 +322,7 @@ class Explainer(Tested):
     def _pace(self, arrays: Arrays) -> float:
         """Seconds for one image's pass forward through a network, from a batch that also goes back."""
         image = self._batch(self.method, arrays)["image"]
-        images_ = image.expand(maps.at_once(image), *image.shape[1:])
+        images_ = image.expand(self._at_once(image), *image.shape[1:])
         maps.gradient(self._scores(self.method, arrays), image, 0)  # what only the first pass takes
         start = time.perf_counter()
         maps.gradient(self._scores(self.method, arrays), images_, 0)
@@ -324,10 +375,12 @@ class Explainer(Tested):
             return maps.gradient(scores, image, target), 0.0
         if kind == "integrated":
             steps = maps.STEPS if thorough else TEST_STEPS
-            found = maps.integrated_gradients(scores, image, target, steps=steps)
+            together = self._at_once(image)
+            found = maps.integrated_gradients(scores, image, target, steps=steps, together=together)
             return found.map, found.difference
         if kind == "occlusion":
-            return maps.occlusion(scores, image, target, overlapping=thorough and self.overlapping), 0.0
+            overlapping, together = thorough and self.overlapping, self._at_once(image)
+            return maps.occlusion(scores, image, target, overlapping=overlapping, together=together), 0.0
         rest = self._batch(method, arrays)
         features = self._counted(lambda pictures: method.features(_together(rest, pictures)))
         return maps.grad_cam(features, lambda found: method.head(found, rest), image, target), 0.0

@@ -53,7 +53,12 @@ def gradient(scores: Scores, image: Tensor, target: int) -> Map:
 
 
 def integrated_gradients(
-    scores: Scores, image: Tensor, target: int, baseline: Tensor | None = None, steps: int = STEPS
+    scores: Scores,
+    image: Tensor,
+    target: int,
+    baseline: Tensor | None = None,
+    steps: int = STEPS,
+    together: int | None = None,
 ) -> Integrated:
     """(x - x') ∫ ∂ s / ∂ x (x' + a (x - x')) da over a from 0 to 1, summed over channels.
 
@@ -65,11 +70,12 @@ def integrated_gradients(
         target: The class.
         baseline: x'; zeros by default, the mean of an image brought to mean 0.
         steps: Parts of the path.
+        together: Images that go through the network at once, `at_once` by default.
     """
     start = torch.zeros_like(image) if baseline is None else baseline
     shares = (torch.arange(steps, dtype=image.dtype, device=image.device) + 0.5) / steps
     total = torch.zeros_like(image)
-    for part in torch.split(shares, at_once(image)):
+    for part in torch.split(shares, together or at_once(image)):
         there = start + part.reshape(-1, *[1] * (image.ndim - 1)) * (image - start)
         total += _gradients(scores, there, target).sum(dim=0, keepdim=True)
     added = (image - start) * total / steps
@@ -114,6 +120,7 @@ def occlusion(
     fill: float = 0.0,
     *,
     overlapping: bool = True,
+    together: int | None = None,
 ) -> Map:
     """By how much the score falls when a window is covered, averaged over the windows that cover a voxel.
 
@@ -124,13 +131,14 @@ def occlusion(
         windows: How many lie along each axis without overlap, `WINDOWS` by default.
         fill: What the window is covered with; the mean of an image brought to mean 0.
         overlapping: Whether as many again lie half-way between.
+        together: Images that go through the network at once, `at_once` by default.
     """
     space = tuple(image.shape[2:])
     total, count = np.zeros(space), np.zeros(space)
     with torch.no_grad():
         whole = float(scores(image).float()[0, target])
         places = list(covered(space, windows, overlapping=overlapping))
-        together = at_once(image)
+        together = together or at_once(image)
         for start in range(0, len(places), together):
             part = places[start : start + together]
             hidden = image.repeat(len(part), *[1] * (image.ndim - 1))
