@@ -13,7 +13,7 @@ from torch import nn
 from isocenter.errors import BadModel
 from isocenter.methods.classes import plain_network
 from isocenter.methods.classification.finetune import RUNGS, network_of, planned_densenet, planned_resnet
-from isocenter.parts.networks.published import load_published, named
+from isocenter.parts.networks.published import load_published, named, of_colours
 
 PARAMETERS = {  # torchvision's tables of weights, 1000 classes
     "densenet121": 7_978_856,
@@ -113,6 +113,20 @@ def test_grey_volumes_may_start_from_colour_pictures_and_answer_constants_alike(
     one = nn.functional.conv2d(grey.expand(-1, 3, -1, -1), flat.get_parameter("conv1.weight"))
     two = nn.functional.conv3d(grey[:, :, None].expand(-1, -1, 7, -1, -1), kernel)[:, :, 0]
     torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_of_colours_are_told_from_others_by_their_first_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, dims, channels, colours in (
+        ("resnet18", 2, 3, True),
+        ("densenet121", 2, 3, True),
+        ("resnet18", 2, 1, False),
+        ("resnet18", 3, 3, False),
+    ):
+        save_file(small(name, dims, channels, 2).state_dict(), tmp_path / "w.safetensors")
+        assert of_colours(Path("~/w.safetensors")) is colours
 
 
 def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:

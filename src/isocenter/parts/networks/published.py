@@ -99,7 +99,7 @@ def of_colours(path: Path) -> bool:
         BadModel: The file is absent, a pickle or damaged, or has been learnt by this program.
     """
     given = {named(key): tensor for key, tensor in read(path).items()}
-    with safe_open(path, framework="pt") as file:
+    with safe_open(Path(path).expanduser(), framework="pt") as file:
         if "isocenter" in (file.metadata() or {}):
             raise BadModel(
                 "these weights belong to a run, whose plan says how their images were brought to order.",
