@@ -67,8 +67,13 @@ class BagSettings(Record):
     dropout: float = 0.25
     tile: int = 128
     mpp: float = 1.0
-    encoder: Literal["texture", "vit", "resnet18", "resnet50"] = "texture"
+    encoder: Literal["texture", "vit", "resnet18", "resnet50"] | None = None
     weights: str | None = None
+
+    @property
+    def made_by(self) -> str:
+        """The encoder; what the rules choose where nothing is said."""
+        return self.encoder or rules.ENCODER
 
 
 class BagMethod(Method):
@@ -106,9 +111,12 @@ class BagMethod(Method):
                 if value is not None:
                     found[name], why[name] = value, reason
         encoder, weights = getattr(settings, "encoder", None), getattr(settings, "weights", None)
-        if encoder is not None and not rules.is_features(fingerprint):
-            if rules.is_published(encoder):
-                slides.encoder(encoder, getattr(settings, "tile", 0), weights)
+        if rules.is_features(fingerprint):
+            return settings.changed(**found), why
+        if encoder is None:
+            found["encoder"], why["encoder"] = rules.ENCODER, rules.encoder(rules.ENCODER, weights)
+        elif rules.is_published(encoder):
+            slides.encoder(encoder, getattr(settings, "tile", 0), weights)
             why["encoder"] = rules.encoder(encoder, weights)
         return settings.changed(**found), why
 
@@ -151,7 +159,7 @@ class BagMethod(Method):
         if rules.is_features(fingerprint):
             instances, features = (max(1, round(size)) for size in fingerprint.median_shape)
             return instances, features
-        return rules.tiles(fingerprint, settings.tile * settings.mpp), slides.width_of(settings.encoder)
+        return rules.tiles(fingerprint, settings.tile * settings.mpp), slides.width_of(settings.made_by)
 
     @property
     def of_features(self) -> bool:

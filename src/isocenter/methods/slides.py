@@ -84,7 +84,7 @@ def _places(corners: np.ndarray, side: float, mpp: float) -> Arrays:
 
 
 def _made(path: Path, settings: BagSettings) -> Arrays:
-    network = encoder(settings.encoder, settings.tile, settings.weights)
+    network = encoder(settings.made_by, settings.tile, settings.weights)
     with slide_files.opened(path) as slide, torch.inference_mode():
         found = tiling(slide, settings.tile, settings.mpp)
         made = []
@@ -172,7 +172,7 @@ def _key(path: Path, settings: BagSettings) -> str:
         "slide": files.digest(path),
         "tile": settings.tile,
         "mpp": settings.mpp,
-        "encoder": settings.encoder,
+        "encoder": settings.made_by,
         "weights": weights,
         "seed": SEED,
     }

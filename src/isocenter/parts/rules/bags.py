@@ -25,6 +25,8 @@ FEATURES = "features"
 MOST_BAGS = 4
 PRETRAINED = 0.5
 WARMUP = 0.05
+ENCODER = "texture"
+"""What makes features of tiles where nothing is said."""
 
 _NEGATIVE = re.compile(
     r"(0|no|none|not?[ _-].*|non[ _-]?.*|neg|negative|normal|benign|healthy|control|absent|wild[ _-]?type|wt|"
@@ -98,10 +100,8 @@ def encoder(name: str, weights: str | None) -> str:
             "Tiles are seen under ImageNet's mean and spread, which the published weights have learnt."
         )
     if weights is not None:
-        return f"{name}, whose weights are given (settings.weights)."
-    if name == "texture":
-        return "Filters that need no learning tell textures and colours apart; no weights are given."
-    return f"{name}: it begins with random weights, for none are given (settings.weights)."
+        return "Filters that tell textures and colours apart, whose weights are given (settings.weights)."
+    return "Filters that need no learning tell textures and colours apart; no encoder is named."
 
 
 def pretrain(weights: str | None) -> tuple[float, str]:
