@@ -7,7 +7,7 @@ import pytest
 from isocenter import methods
 from isocenter.errors import BadPlan, IsocenterWarning
 from isocenter.pipeline.overrides import apply_overrides
-from isocenter.pipeline.plan import make
+from isocenter.pipeline.plan import make, selected
 from isocenter.pipeline.wording import explain
 from isocenter.records import (
     Budget,
@@ -125,6 +125,14 @@ def test_what_is_measured_is_not_set(key: str, value: object, cure: str) -> None
 def test_a_misspelt_key_is_refused_with_a_suggestion(key: str, message: str) -> None:
     with pytest.raises(BadPlan, match=message):
         planned(overrides={key: 3})
+
+
+def test_a_misspelt_key_is_told_before_anything_is_measured() -> None:
+    dataset = Dataset(name="made up", root=".", layout="folders", task="segmentation", channels=(), cases=())
+    known = {"seed": 1, "folds": 3, "training.batch": 2, "2d.training.batch": 2}
+    assert selected(dataset, "segmentation/nnunet", known) == dataset
+    with pytest.raises(BadPlan, match=r"no value 'training\.batsh'.*'training\.batch'"):
+        selected(dataset, "segmentation/nnunet", {**known, "training.batsh": 2})
 
 
 @pytest.mark.parametrize(

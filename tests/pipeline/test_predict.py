@@ -603,6 +603,16 @@ def test_a_class_to_be_explained_needs_a_kind_of_map(trained: Path, blobs: Path,
     assert not (tmp_path / "out").exists()
 
 
+def test_an_unknown_class_is_told_before_any_map_is_tested(
+    trained: Path, blobs: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BadPlan, match=r"knows no class 'cor'.*label_1"):
+        isocenter.predict(
+            trained, [_image(blobs)], tmp_path / "out", device="cpu", explain=["gradcam"], explained="cor"
+        )
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("mirror", [True, False])
 def test_mirrors_that_nothing_is_made_of_are_told(told_apart: Path, tmp_path: Path, mirror: bool) -> None:
     image = told_apart.parent / "data" / "images" / "field_0.png"

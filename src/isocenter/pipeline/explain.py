@@ -237,16 +237,15 @@ class Explainer(Tested):
             BadPlan: The model knows no such class.
         """
         arrays, placement = prepare_inputs([image], self.method)
-        names = [each.name for each in self.model.plan.labels]
-        if label is not None and label not in names:
-            raise BadPlan(f"the model knows no class '{label}'.", cure=suggestion(label, names))
+        asked = None if label is None else self.model.place(label)
         sure = self._patiently(lambda: self._probabilities(arrays), image)
-        target = int(sure.argmax()) if label is None else names.index(label)
+        target = int(sure.argmax()) if asked is None else asked
+        name = self.model.plan.labels[target].name
         made = []
         for kind in self.kinds:
             found, gap = self._patiently(partial(self.of, kind, arrays, target), image)
             whole = _in_file(found, placement)
-            made.append(Explanation(kind, names[target], whole, float(sure[target]), gap))
+            made.append(Explanation(kind, name, whole, float(sure[target]), gap))
         return made
 
     def of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -80,6 +80,18 @@ def apply_overrides(plan: Plan, overrides: Mapping[str, Any], why: str = BY_USER
 def _set_setting(plan: Plan, name: str, value: Any, why: str) -> Plan:
     settings = methods.load(plan.method).Settings.parse({**plan.settings, name: value}, where="settings")
     return plan.changed(settings=settings.model_dump(mode="json"), why={**plan.why, f"settings.{name}": why})
+
+
+def refuse_unknown(keys: Iterable[str]) -> None:
+    """Refuse keys that no plan has, before anything is measured.
+
+    Raises:
+        BadPlan: A key is unknown; the message suggests the nearest.
+    """
+    for key in keys:
+        plain = key.startswith("settings.") or key in ("seed", "folds")
+        if not plain and not {key, key.partition(".")[2]} & set(_keys()):
+            raise BadPlan(f"the plan has no value '{key}'.", cure=_nearest(key))
 
 
 def addressed(plan: Plan, key: str) -> tuple[Sequence[str], str]:

@@ -15,7 +15,7 @@ from isocenter.parts.rules.folds import folds, given_folds, straddling
 from isocenter.parts.rules.held_out import held_out, spread_evenly, without_unfit
 from isocenter.parts.rules.training import with_epoch
 from isocenter.pipeline.effects import warn_of_no_effect, with_effects_told
-from isocenter.pipeline.overrides import apply_overrides
+from isocenter.pipeline.overrides import apply_overrides, refuse_unknown
 from isocenter.records import (
     Budget,
     Dataset,
@@ -119,9 +119,10 @@ def selected(dataset: Dataset, method: str, overrides: Mapping[str, Any] | None 
         overrides: As for `make`.
 
     Raises:
-        BadPlan: The method is unknown, or a setting cannot be followed.
+        BadPlan: The method or a key is unknown, or a setting cannot be followed.
         BadDataset: What is asked for is not in the dataset.
     """
+    refuse_unknown(overrides or {})
     if dataset.task != methods.task_of(method):  # `make` says so
         return dataset
     chosen = methods.load(method)

@@ -29,6 +29,7 @@ from isocenter.errors import (
     RunFailed,
     Unanswered,
     UnreadableFile,
+    suggestion,
 )
 from isocenter.images.image import Image
 from isocenter.images.layouts import FIXED, IMAGE
@@ -302,6 +303,17 @@ class Model:
         loaded[0].tuned = tuning.together([method.tuned for method in loaded])
         return Member(stage, tuple(loaded), compute)
 
+    def place(self, label: str) -> int:
+        """Where a label stands among those of the model.
+
+        Raises:
+            BadPlan: The model knows no such label.
+        """
+        names = [each.name for each in self.plan.labels]
+        if label not in names:
+            raise BadPlan(f"the model knows no class '{label}'.", cure=suggestion(label, names))
+        return names.index(label)
+
     def predict(
         self,
         source: Source,
@@ -554,7 +566,7 @@ def predict(
     Raises:
         BadDataset: There is nothing to answer, two inputs would get the same name, or an answer would take an
             input's place.
-        BadPlan: A class is to be explained, but by no kind of map.
+        BadPlan: A class is to be explained, but by no kind of map; or the model knows no such class.
         RunFailed: `out` is a file, or it cannot be written to.
         Unanswered: Some of several images are damaged or otherwise not to be answered; all others are.
         IsocenterError: So is the only one; of the kind that fits.
@@ -565,6 +577,8 @@ def predict(
             f"maps about '{explained}' are asked for, but no kind of map.", cure="Add --explain gradcam, say."
         )
     model = Model(Run(Path(folder)), members=None if stage is None else [stage], device=device)
+    if explained is not None:
+        model.place(explained)
     mirror = _mirrors(model, mirror)
     asked = {PROBABILITIES: probabilities, UNCERTAINTY: uncertainty}
     kinds = [kind for kind, there in asked.items() if there]
