@@ -112,6 +112,37 @@ def circle(root: Path) -> None:
     (root / IMAGE).symlink_to(IMAGE)
 
 
+def plain_and_cut(root: Path) -> None:
+    whole = gzip.decompress((root / IMAGE).read_bytes())
+    (root / "c0.nii").write_bytes(whole[: len(whole) // 2])
+    table("c0,c0.nii.gz", "c0,c0.nii")(root)
+
+
+def without_a_modality(root: Path) -> None:
+    path = root / "cases.csv"
+    header, first, *rest = path.read_text(encoding="utf-8").splitlines()
+    lines = [f"{header},image_b".replace(",image,", ",image_a,"), f"{first},"]
+    lines += [f"{row},{row.split(',')[1]}" for row in rest]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def one_slice(root: Path) -> None:
+    save(root / IMAGE, picture()[:, :, :1])
+    save(root / LABEL, mask()[:, :, 3:4])
+
+
+def one_case(root: Path) -> None:
+    path = root / "cases.csv"
+    path.write_text("\n".join(path.read_text(encoding="utf-8").splitlines()[:2]), encoding="utf-8")
+
+
+def two_grids(root: Path) -> None:
+    volume = nib.Nifti1Image(picture(), np.eye(4))
+    volume.set_qform(shifted(9.0), code=1)
+    volume.set_sform(np.eye(4), code=1)
+    nib.save(volume, root / IMAGE)
+
+
 def all_background(root: Path) -> None:
     for number in range(6):
         save(root / f"c{number}_seg.nii.gz", mask() * (number == 0))
@@ -122,10 +153,12 @@ DIM, DATATYPE, PIXDIM, VOX_OFFSET, SLOPE, SROW = 40, 70, 76, 108, 112, 280
 
 REFUSED: dict[str, tuple[Change, str]] = {
     "1 .nii.gz cut in half": (content(lambda whole: whole[: len(whole) // 2]), IMAGE),
+    "2 .nii cut": (plain_and_cut, "c0.nii"),
     "3 header only": (content(lambda whole: gzip.compress(gzip.decompress(whole)[:352])), IMAGE),
     "4 empty": (content(lambda whole: b""), IMAGE),
     "5 random bytes": (content(lambda whole: np.random.default_rng(0).bytes(900)), IMAGE),
     "6 wrong CRC": (content(lambda whole: whole[:-8] + b"\0\0\0\0" + whole[-4:]), IMAGE),
+    "7 .nii named .nii.gz": (content(gzip.decompress), "Rename it to end in .nii"),
     "8 header claims 32000³": (header(DIM, "4h", 3, 32000, 32000, 32000), IMAGE),
     "9 gzip bomb": (
         content(lambda whole: gzip.compress(gzip.decompress(whole) + bytes(10_000_000))),
@@ -150,6 +183,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "21 image and label of other shape": (voxels(mask()[:-1], LABEL), "c0"),
     "22 affines that differ by 1 mm": (voxels(mask(), LABEL, shifted(1.0)), "c0"),
+    "26 missing modality": (without_a_modality, "has no image for channel"),
     "26 duplicate id": (table("c1,", "c0,"), "occurs 2 times"),
     "26 ids that differ in case only": (table("c1,", "C0,"), "differ in case only"),
     "27 same content in two patients": (voxels(picture(1)), "same voxels"),
@@ -164,12 +198,15 @@ HANDLED: dict[str, tuple[Change, str]] = {
         lambda root: (voxels(picture(), IMAGE, SHEARED)(root), voxels(mask(), LABEL, SHEARED)(root)),
         "shear",
     ),
+    "17 qform ≠ sform": (two_grids, "sform"),
     "18 slope 0": (header(SLOPE, "f", 0.0), "scale factor is 0"),
     "22 affines that differ by 1e-6": (voxels(mask(), LABEL, shifted(1e-6)), "6 cases, 0 errors"),
-    "23 float labels .9999": (voxels(mask() * np.float32(0.9999), LABEL), "c0_seg"),
+    "23 float labels .9999": (voxels(mask() * np.float32(0.9999), LABEL), "they are rounded"),
     "24 class absent from most cases": (all_background, "occurs in 1 of 6 cases"),
-    "24 empty mask": (voxels(0 * mask(), LABEL), "c0"),
-    "25 constant image": (voxels(np.full(SHAPE, 7, np.float32)), "c0"),
+    "24 empty mask": (voxels(0 * mask(), LABEL), "the mask is empty"),
+    "25 one slice": (one_slice, "has one slice"),
+    "25 one case": (one_case, "one patient only"),
+    "25 constant image": (voxels(np.full(SHAPE, 7, np.float32)), "same value everywhere"),
     "28 CSV with BOM": (table("", "", "utf-8-sig"), "6 cases, 0 errors"),
     "28 CSV in latin-1": (table("p0", "Größe", "latin-1"), "latin-1"),
     "28 CSV with semicolons": (table(",", ";"), "6 cases, 0 errors"),
