@@ -188,6 +188,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "26 ids that differ in case only": (table("c1,", "C0,"), "differ in case only"),
     "27 same content in two patients": (voxels(picture(1)), "same voxels"),
     "28 missing column": (table("label", "remark"), "label"),
+    "28 missing column of images": (table("image", "film"), "cases.csv has no column 'image'"),
     "28 NaN label": (table(LABEL, "nan"), "'label' is empty in row 2"),
     "29 symlink loop": (circle, IMAGE),
     "29 a file that is not there": (lambda root: (root / IMAGE).unlink(), IMAGE),

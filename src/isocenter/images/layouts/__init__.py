@@ -294,8 +294,10 @@ def _of_folder(root: Path, said: Declaration) -> Draft:
     alone = asked in (None, *plain.ASKED_ALONE) and plain.recognises_alone(root)
     if alone and asked is not None:
         return plain.read_alone(root, said)
+    table = manifest.without_images(root)
+    lacking = "" if table is None else f" ({table} has no column 'image')"
     raise BadDataset(
-        "no known layout of a dataset.",
+        f"no known layout of a dataset{lacking}.",
         where=root,
         cure="Known are nnU-Net and MSD (dataset.json), BIDS with derivatives, a CSV manifest with columns "
         "image and label or fixed and moving, images/ beside labels/, a folder for each case or for each "

@@ -80,10 +80,24 @@ def _table(root: Path, *, labels: bool) -> Path | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
-def _lists_images(path: Path, labels: bool) -> bool:
-    """Judged by the first line alone: other tables of the folder need not be well-formed."""
+def without_images(root: Path) -> str | None:
+    """The name of a table in the folder that tells of cases, and lacks the column of their images."""
+    for entry in entries(root):
+        if entry.name.lower().endswith(SUFFIXES):
+            names = _header(Path(entry.path))
+            if column(names, (*LABEL, "patient")) is not None and not _image_columns(names):
+                return entry.name
+    return None
+
+
+def _header(path: Path) -> list[str]:
+    """The columns by the first line alone: other tables of the folder need not be well-formed."""
     header = re.split(r"[,;\t|]", decoded(path, quiet=True).split("\n", 1)[0].lower())
-    names = [name.strip().strip('"') for name in header]
+    return [name.strip().strip('"') for name in header]
+
+
+def _lists_images(path: Path, labels: bool) -> bool:
+    names = _header(path)
     if {FIXED, MOVING} <= set(names):
         return True
     return bool(_image_columns(names)) and not (labels and column(names, LABEL) is None)
