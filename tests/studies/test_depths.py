@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from isocenter.methods.classification import finetune
 from isocenter.methods.classification.finetune import network_of
 from isocenter.parts.rules.classification import Rung
 from isocenter.studies import study as stage
-from isocenter.studies.depths import STUDY, VARIANTS
+from isocenter.studies.depths import STUDY, Depths
 from isocenter.studies.findings import Findings
 from isocenter.studies.study import Wishes
 
@@ -56,7 +57,7 @@ def test_each_depth_is_planned_with_the_weights_and_more_and_more_of_it_learns(
     changes = {"settings.weights": str(weights)}
     dataset = open_dataset(squares, "classification")
     points = [stage._changed(point, changes) for point in STUDY.points(dataset, Wishes(changes=changes))]
-    assert [point.series for point in points] == list(VARIANTS)
+    assert [point.series for point in points] == ["features", "shallow", "deep_one_rate", "deep"]
     learning = []
     for point in points:
         plan = isocenter.plan(
@@ -74,8 +75,9 @@ def test_what_is_missing_or_varied_already_is_refused(squares: Path, tmp_path: P
     dataset = open_dataset(squares, "classification")
     with pytest.raises(BadPlan, match="weights that were learnt elsewhere"):
         STUDY.points(dataset, Wishes())
+    weighed = Wishes(changes={"settings.weights": "w.safetensors"})
     with pytest.raises(BadPlan, match="about classification"):
-        STUDY.points(dataset.changed(task="counting"), Wishes())
+        STUDY.points(dataset.changed(task="counting"), weighed)
     with pytest.raises(BadPlan, match="needs images with classes"):
         STUDY.generate(tmp_path, 0)
     wishes = Wishes(changes={"settings.weights": "w.safetensors", "settings.depth": "deep"})
@@ -86,8 +88,9 @@ def test_what_is_missing_or_varied_already_is_refused(squares: Path, tmp_path: P
 def test_the_command_hands_the_weights_to_every_point(
     squares: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    features = {"features": VARIANTS["features"]}
-    monkeypatch.setattr("isocenter.studies.depths.VARIANTS", features)
+    assert isinstance(STUDY, Depths)
+    first = replace(STUDY, named={"features": STUDY.named["features"]})
+    monkeypatch.setattr("isocenter.studies.depths.STUDY", first)
     out = tmp_path / "study"
     words = ["study", "depths", str(squares), "--out", str(out), "--budget", "1 epochs", "--device", "cpu"]
     assert cli.main([*words, "--workers", "1", "--set", f"settings.weights={weights}"]) == 0

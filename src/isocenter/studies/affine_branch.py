@@ -10,9 +10,8 @@ from pathlib import Path
 
 from isocenter.images.layouts import open_dataset
 from isocenter.records import Dataset
-from isocenter.studies.findings import Findings
 from isocenter.studies.study import Study
-from isocenter.studies.variants import Variants, effect
+from isocenter.studies.variants import Variants
 
 CARD = {
     "title": "The linear branch of a registration network",
@@ -47,15 +46,11 @@ class AffineBranch(Variants):
             write_dataset(folder, PATIENTS, seed, protocol=protocol, slices=False)
         return open_dataset(folder, self.asked)
 
-    def conclude(self, found: Findings) -> tuple[str, ...]:
-        """What the branch changes, and whether that can be told from chance."""
-        said = effect(found, WITH, WITHOUT, "The linear branch")
-        return () if said is None else (said,)
-
 
 STUDY: Study = AffineBranch(
     {
         WITH: (METHOD, {"settings.affine": True}),
         WITHOUT: (METHOD, {"settings.affine": False}),
-    }
+    },
+    pairs=((WITH, WITHOUT, "The linear branch"),),
 )

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isocenter.records import Dataset
-from isocenter.studies.findings import Findings
 from isocenter.studies.sample_size import torsos
 from isocenter.studies.study import Study
-from isocenter.studies.variants import Variants, effect
+from isocenter.studies.variants import Variants
 
 CARD = {
     "title": "Plain and duelling search",
@@ -29,8 +28,6 @@ CARD = {
 SEARCH = "localisation/rl_slice"
 PLAIN, DUELLING, CONTROL = "plain", "duelling", "heatmap_slice"
 
-_PAIRS = ((DUELLING, PLAIN, "Duelling"), (PLAIN, CONTROL, "The plain search in place of the heat-map"))
-
 
 @dataclass(frozen=True)
 class Duel(Variants):
@@ -42,15 +39,12 @@ class Duel(Variants):
         """Torsos, each of another patient; the last ones are held out."""
         return torsos(folder, seed)
 
-    def conclude(self, found: Findings) -> tuple[str, ...]:
-        """What duelling changes, how far a search is from the heat-map, and whether chance would do."""
-        return tuple(said for pair in _PAIRS if (said := effect(found, *pair)) is not None)
-
 
 STUDY: Study = Duel(
     {
         PLAIN: (SEARCH, {"settings.duelling": False}),
         DUELLING: (SEARCH, {"settings.duelling": True}),
         CONTROL: ("localisation/heatmap_slice", {}),
-    }
+    },
+    pairs=((DUELLING, PLAIN, "Duelling"), (PLAIN, CONTROL, "The plain search in place of the heat-map")),
 )

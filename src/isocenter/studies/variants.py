@@ -30,11 +30,18 @@ EDGE, PIXEL_MM, APART_MM = 256, 1.7, 60.0
 class Variants:
     """Points on the same images: by name, a method and what is changed of its plan.
 
-    `asked` is the task of the datasets that such a study takes.
+    Attributes:
+        named: The points.
+        asked: The task of the datasets that such a study takes.
+        pairs: Two points and in what the first differs, as the head of a sentence: what each such device
+            changes is said; where there are none, the order of the points.
+        needs: What the user's images must be, for a study that generates none.
     """
 
     named: Mapping[str, tuple[str, Mapping[str, Any]]]
     asked: str = TASK
+    pairs: tuple[tuple[str, str, str], ...] = ()
+    needs: str = ""
     options: frozenset[str] = frozenset({"folds"})
     across: str = ""
     measure: str = ""
@@ -44,7 +51,13 @@ class Variants:
         return self.asked
 
     def generate(self, folder: Path, seed: int) -> Dataset:
-        """Slices of torso phantoms at a quarter of the dose, the full dose being the target."""
+        """Slices of torso phantoms at a quarter of the dose, the full dose being the target.
+
+        Raises:
+            BadPlan: The study needs the user's images.
+        """
+        if self.needs:
+            raise BadPlan(f"this study needs {self.needs}.", cure="Name their folder after the study.")
         if not (folder / STATED).is_file():
             write_dataset(folder, torso_slices(PATIENTS, seed), LowDoseCT(PIXEL_MM), seed)
         return open_dataset(folder)
@@ -72,7 +85,10 @@ class Variants:
         return (0,) if wishes.folds is None else wishes.folds or None
 
     def conclude(self, found: Findings) -> tuple[str, ...]:
-        """The order of the variants by what they are compared by, at each place with those that have none."""
+        """What each device changes, and whether chance would do; or the order of the variants by what they
+        are compared by, at each place with those that have none."""
+        if self.pairs:
+            return tuple(said for pair in self.pairs if (said := effect(found, *pair)) is not None)
         places = [place for place in found.places if place] or [""]
         return tuple(said for place in places if (said := ranked(found, place)) is not None)
 
