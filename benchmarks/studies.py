@@ -60,7 +60,9 @@ def _systems(found: Findings) -> dict[str, dict[str, str]]:
 
 
 def _title(point: Spread) -> str:
-    where = f"learnt from {point.learnt_from}" if point.place.isdigit() else point.place
+    where = f"at {point.place}" if point.place.isdigit() else point.place
+    if point.place == str(point.learnt_from):
+        where = f"learnt from {point.place}"
     return f"{point.series}, {where}" if where else point.series
 
 
