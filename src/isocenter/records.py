@@ -587,6 +587,17 @@ class Plan(Record):
         """The stage of that name and those that repeat it: they answer together."""
         return (self.stage(name).name, *(stage.name for stage in self.stages if stage.repeats == name))
 
+    def place(self, label: str) -> int:
+        """Where a label stands among those of the plan.
+
+        Raises:
+            BadPlan: There is none of that name.
+        """
+        names = [each.name for each in self.labels]
+        if label not in names:
+            raise BadPlan(f"the model knows no class '{label}'.", cure=suggestion(label, names))
+        return names.index(label)
+
     @model_validator(mode="after")
     def _repeated(self) -> Self:
         single = [stage.name for stage in self.stages if stage.repeats is None]

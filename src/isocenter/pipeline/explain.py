@@ -237,7 +237,7 @@ class Explainer(Tested):
             BadPlan: The model knows no such class.
         """
         arrays, placement = prepare_inputs([image], self.method)
-        asked = None if label is None else self.model.place(label)
+        asked = None if label is None else self.model.plan.place(label)
         sure = self._patiently(lambda: self._probabilities(arrays), image)
         target = int(sure.argmax()) if asked is None else asked
         name = self.model.plan.labels[target].name

@@ -29,7 +29,6 @@ from isocenter.errors import (
     RunFailed,
     Unanswered,
     UnreadableFile,
-    suggestion,
 )
 from isocenter.images.image import Image
 from isocenter.images.layouts import FIXED, IMAGE
@@ -303,17 +302,6 @@ class Model:
         loaded[0].tuned = tuning.together([method.tuned for method in loaded])
         return Member(stage, tuple(loaded), compute)
 
-    def place(self, label: str) -> int:
-        """Where a label stands among those of the model.
-
-        Raises:
-            BadPlan: The model knows no such label.
-        """
-        names = [each.name for each in self.plan.labels]
-        if label not in names:
-            raise BadPlan(f"the model knows no class '{label}'.", cure=suggestion(label, names))
-        return names.index(label)
-
     def predict(
         self,
         source: Source,
@@ -578,7 +566,7 @@ def predict(
         )
     model = Model(Run(Path(folder)), members=None if stage is None else [stage], device=device)
     if explained is not None:
-        model.place(explained)
+        model.plan.place(explained)
     mirror = _mirrors(model, mirror)
     asked = {PROBABILITIES: probabilities, UNCERTAINTY: uncertainty}
     kinds = [kind for kind, there in asked.items() if there]
