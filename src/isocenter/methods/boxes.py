@@ -32,7 +32,7 @@ from isocenter.methods.method import (
     Unread,
     without,
 )
-from isocenter.methods.objects import extents
+from isocenter.methods.objects import extents, seen_at_once
 from isocenter.methods.supervised import PLACES, SupervisedMaps
 from isocenter.parts.augment.augmenter import Kind
 from isocenter.parts.encodings.anchors import BACKGROUND, IGNORED, anchors
@@ -242,12 +242,10 @@ class Detector(BoxAnswers, SupervisedMaps):
         cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
     ) -> tuple[Stage, ...]:
         """One stage at full resolution, whose patches show objects with what surrounds them."""
-        from isocenter.parts.rules.objects import view
-        from isocenter.parts.rules.segmentation import stages
+        from isocenter.parts.rules.segmentation import FULL, stages
 
-        name = {1: "1d", 2: "2d", 3: "3d_fullres"}[fingerprint.dims]
-        view_mm = view(extents(fingerprint) * np.asarray(fingerprint.median_spacing_mm))
-        found = stages(fingerprint, budget, machine, speed, (name,), view_mm=view_mm)
+        names, view_mm = (FULL[fingerprint.dims],), seen_at_once(fingerprint)
+        found = stages(fingerprint, budget, machine, speed, names, view_mm=view_mm)
         return tuple(for_boxes(stage, fingerprint) for stage in found)
 
     @classmethod

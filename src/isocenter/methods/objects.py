@@ -42,12 +42,10 @@ class SupervisedObjects(SupervisedMaps):
     ) -> tuple[Stage, ...]:
         """One stage at full resolution, as wide as time allows for patches that show an object with what
         surrounds it."""
-        from isocenter.parts.rules.objects import view
-        from isocenter.parts.rules.segmentation import stages
+        from isocenter.parts.rules.segmentation import FULL, stages
 
-        name = {1: "1d", 2: "2d", 3: "3d_fullres"}[fingerprint.dims]
-        view_mm = view(extents(fingerprint) * np.asarray(fingerprint.median_spacing_mm))
-        return stages(fingerprint, budget, machine, speed, (name,), view_mm=view_mm, wide=True)
+        names, view_mm = (FULL[fingerprint.dims],), seen_at_once(fingerprint)
+        return stages(fingerprint, budget, machine, speed, names, view_mm=view_mm, wide=True)
 
     def number(self, outputs: Mapping[str, np.ndarray], tuned: Mapping[str, Any]) -> np.ndarray:
         """Outputs on the network's grid to numbered objects (*space) there."""
@@ -163,6 +161,13 @@ def extents(fingerprint: Fingerprint) -> np.ndarray:
     if not rows:
         return np.full((1, fingerprint.dims), 16.0)
     return np.concatenate(rows)
+
+
+def seen_at_once(fingerprint: Fingerprint) -> float:
+    """How much has to be seen at once to find an object, in mm."""
+    from isocenter.parts.rules.objects import view
+
+    return view(extents(fingerprint) * np.asarray(fingerprint.median_spacing_mm))
 
 
 def volumes(fingerprint: Fingerprint) -> np.ndarray:

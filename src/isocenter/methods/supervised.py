@@ -42,10 +42,9 @@ class SupervisedMaps(Method):
     ) -> tuple[Stage, ...]:
         """One stage at full resolution by the written rules of `parts/rules/segmentation`, flat or in space
         as the images are."""
-        from isocenter.parts.rules.segmentation import stages
+        from isocenter.parts.rules.segmentation import FULL, stages
 
-        name = {1: "1d", 2: "2d", 3: "3d_fullres"}[fingerprint.dims]
-        return stages(fingerprint, budget, machine, speed, (name,))
+        return stages(fingerprint, budget, machine, speed, (FULL[fingerprint.dims],))
 
     def network(self, inputs: int, outputs: int) -> nn.Module:
         """The network: image channels in, a list of scores (finest first) out."""

@@ -283,8 +283,11 @@ def _of_folder(root: Path, said: Declaration) -> Draft:
     asked = said.task
     if asked in tables.SERVES and tables.recognises(root, asked):
         return tables.read(root, said, asked)
-    listed = manifest.recognises(root) or manifest.recognises_images(root)
-    if asked in plain.ASKED_TARGETS and plain.recognises_targets(root) and not listed:
+    if (
+        asked in plain.ASKED_TARGETS
+        and plain.recognises_targets(root)
+        and not (manifest.recognises(root) or manifest.recognises_images(root))
+    ):
         return plain.read_targets(root, said)
     for recognises, read in (*(_ABOUT_CLASSES if asked == "classification" else ()), *_LAYOUTS):
         if recognises(root):

@@ -45,10 +45,9 @@ class RestoringUNet(Restorer):
         cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
     ) -> tuple[Stage, ...]:
         """A U-Net by the rules of segmentation, on the images' own voxels."""
-        from isocenter.parts.rules.segmentation import stages
+        from isocenter.parts.rules.segmentation import FULL, stages
 
-        name = {1: "1d", 2: "2d", 3: "3d_fullres"}[fingerprint.dims]
-        planned = stages(fingerprint, budget, machine, speed, (name,))
+        planned = stages(fingerprint, budget, machine, speed, (FULL[fingerprint.dims],))
         return tuple(adapted(stage, fingerprint, machine) for stage in planned)
 
     def network(self, inputs: int, outputs: int) -> nn.Module:

@@ -103,10 +103,9 @@ class AtlasSegmentation(Method):
         cls, fingerprint: Fingerprint, budget: Budget, machine: Machine, speed: Speed | None, settings: Record
     ) -> tuple[Stage, ...]:
         """The grid of the common rules at full resolution, and no network."""
-        from isocenter.parts.rules.segmentation import stages
+        from isocenter.parts.rules.segmentation import FULL, stages
 
-        name = {1: "1d", 2: "2d", 3: "3d_fullres"}[fingerprint.dims]
-        stage = stages(fingerprint, Budget(epochs=1), machine, None, (name,))[0]
+        stage = stages(fingerprint, Budget(epochs=1), machine, None, (FULL[fingerprint.dims],))[0]
         off = {key: 0.0 for key in Augmentation.model_fields if key.endswith("_probability")}
         still = Augmentation.parse({**off, "why": dict.fromkeys((*off, "mirror"), WHY_STILL)})
         prediction = stage.prediction.changed(

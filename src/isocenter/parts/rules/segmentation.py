@@ -22,6 +22,8 @@ SMALLEST_FLAT_BATCH = 8
 SMALLEST_PATCH_VOXELS = {1: 1024, 2: 64 * 64, 3: 32**3}
 BUDGET_PARTS = {"2d": 0.5}
 CONFIGURATIONS = {1: ("1d",), 2: ("2d",), 3: ("2d", "3d_fullres", "3d_lowres", "3d_cascade")}
+FULL = {1: "1d", 2: "2d", 3: "3d_fullres"}
+"""By the number of axes, the configuration that sees all of them at full resolution."""
 MEASUREMENTS = 3
 AGREEMENT = 0.1
 
